@@ -1,0 +1,169 @@
+//! Who a signal is about: modules by content, workloads by name and version.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+/// Identity of a module or component: what its debug info is found by.
+///
+/// The bytes of the `build_id` custom section in lower-case hex if there is one (tool-conventions,
+/// "Build ID"), else `sha256:` and 40 hex digits of the hash of the file as its author shipped it,
+/// before any rewriting. A module that arrived precompiled without its sidecar is `text:<hash>`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModuleId(Arc<str>);
+
+impl ModuleId {
+    /// The longest id that is accepted, in bytes: a build id of 64 bytes in hex, with room for a prefix.
+    pub const MAX_LEN: usize = 160;
+
+    /// The id of a core module or component from its bytes. Bytes that are no wasm get a hash too.
+    pub fn of(bytes: &[u8]) -> Self {
+        match build_id(bytes) {
+            Some(id) if !id.is_empty() && id.len() <= 64 => Self(hex(id).into()),
+            _ => Self(format!("sha256:{}", &hex(&Sha256::digest(bytes))[..40]).into()),
+        }
+    }
+
+    /// The id of a precompiled artifact whose original bytes are unknown.
+    pub fn of_text(artifact: &[u8]) -> Self {
+        Self(format!("text:{}", &hex(&Sha256::digest(artifact))[..40]).into())
+    }
+
+    /// Accepts an id from a peer or a file: hex digits with an optional lower-case prefix and a colon.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.split_once(':').map_or(text, |(prefix, rest)| {
+            if prefix.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) { rest } else { "" }
+        });
+        let valid = !digits.is_empty()
+            && text.len() <= Self::MAX_LEN
+            && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        valid.then(|| Self(text.into()))
+    }
+
+    /// The id as it is printed and sent.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first 12 digits, for a version or a column.
+    pub fn short(&self) -> &str {
+        let digits = self.0.split_once(':').map_or(&*self.0, |(_, rest)| rest);
+        &digits[..digits.len().min(12)]
+    }
+}
+
+impl fmt::Display for ModuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ModuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ModuleId({})", self.0)
+    }
+}
+
+/// A workload: what a team deploys and compares, across hosts and regions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadId {
+    /// `wasm.workload.name`.
+    pub name: Arc<str>,
+    /// `wasm.workload.version`.
+    pub version: Arc<str>,
+}
+
+impl WorkloadId {
+    /// A workload by name and version, as given.
+    pub fn new(name: &str, version: &str) -> Self {
+        Self { name: name.into(), version: version.into() }
+    }
+}
+
+impl fmt::Display for WorkloadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.version)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+/// The payload of the top-level `build_id` section. Modules and components frame sections alike.
+fn build_id(bytes: &[u8]) -> Option<&[u8]> {
+    let mut rest = bytes.strip_prefix(b"\0asm")?.get(4..)?;
+    while let Some((&section, after)) = rest.split_first() {
+        let (len, after) = leb(after)?;
+        let payload = after.get(..len)?;
+        rest = &after[len..];
+        if section != 0 {
+            continue;
+        }
+        let (name_len, name_on) = leb(payload)?;
+        if name_on.get(..name_len)? == b"build_id" {
+            let (id_len, id) = leb(&name_on[name_len..])?;
+            return id.get(..id_len);
+        }
+    }
+    None
+}
+
+fn leb(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let mut value = 0usize;
+    for (i, byte) in bytes.iter().take(5).enumerate() {
+        value |= usize::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            return Some((value, &bytes[i + 1..]));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(sections: &[(u8, &[u8])]) -> Vec<u8> {
+        let mut out = b"\0asm\x01\0\0\0".to_vec();
+        for (id, payload) in sections {
+            out.push(*id);
+            out.push(payload.len() as u8);
+            out.extend_from_slice(payload);
+        }
+        out
+    }
+
+    /// The linker's build id is the identity, so a stripped file and its debug file meet.
+    #[test]
+    fn build_id_section_wins_over_the_hash() {
+        let with_id = module(&[(1, b"\0"), (0, b"\x08build_id\x04\xde\xad\xbe\xef")]);
+        assert_eq!(ModuleId::of(&with_id).as_str(), "deadbeef");
+        let without = module(&[(1, b"\0")]);
+        assert!(ModuleId::of(&without).as_str().starts_with("sha256:"));
+    }
+
+    /// A file cut anywhere has an id and never panics.
+    #[test]
+    fn truncated_files_still_have_an_id() {
+        let whole = module(&[(0, b"\x08build_id\x04\xde\xad\xbe\xef")]);
+        for end in 0..whole.len() {
+            assert!(ModuleId::of(&whole[..end]).as_str().starts_with("sha256:"));
+        }
+    }
+
+    #[test]
+    fn ids_of_peers_are_checked() {
+        for good in ["deadbeef", "sha256:00ff", "text:ab"] {
+            assert_eq!(ModuleId::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "sha256:", "../../etc", "DEAD", "a b", "x:y:z", "\u{1b}[2J"] {
+            assert!(ModuleId::parse(bad).is_none(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Every metric that sandscope emits: name, instrument, unit, meaning. Code, pages and dashboards take
+//! names from here and nowhere else.
+
+/// What kind of number a metric is (OpenTelemetry instrument).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instrument {
+    /// Monotonic sum, cumulative.
+    Counter,
+    /// Sum that may fall.
+    UpDownCounter,
+    /// Last value.
+    Gauge,
+    /// Base-2 exponential histogram, cumulative.
+    Histogram,
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $instrument:ident, $unit:literal;)+) => {
+        /// A metric of ours.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Metric { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Metric {
+            /// All metrics.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// OTLP name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// UCUM unit.
+            pub const fn unit(self) -> &'static str {
+                match self { $(Self::$variant => $unit,)+ }
+            }
+
+            /// Instrument.
+            pub const fn instrument(self) -> Instrument {
+                match self { $(Self::$variant => Instrument::$instrument,)+ }
+            }
+
+            /// One sentence for people.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii_start(),)+ }
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Size of the linear memories of all live instances.
+    MemorySize = "wasm.memory.size", UpDownCounter, "By";
+    /// Size that linear memories may grow to, of all live instances; absent where there is no limit.
+    MemoryLimit = "wasm.memory.limit", UpDownCounter, "By";
+    /// Growths of linear memories, by `wasm.memory.grow.outcome` (ok, refused).
+    MemoryGrows = "wasm.memory.grows", Counter, "{grow}";
+    /// Live instances (stores that were made for the workload and not yet dropped).
+    InstanceCount = "wasm.instance.count", UpDownCounter, "{instance}";
+    /// Time to instantiate, start function included.
+    InstantiationDuration = "wasm.instantiation.duration", Histogram, "s";
+    /// Time to validate and compile a module.
+    CompileDuration = "wasm.module.compile.duration", Histogram, "s";
+    /// Duration of calls into the guest, by `outcome` (ok, trap, exit).
+    CallDuration = "wasm.call.duration", Histogram, "s";
+    /// Traps, by `wasm.trap.code`.
+    Traps = "wasm.traps", Counter, "{trap}";
+    /// CPU time of guest code and of the host code that it called, estimated from samples.
+    CpuTime = "wasm.cpu.time", Counter, "s";
+    /// Threads that guests started.
+    ThreadCount = "wasm.thread.count", UpDownCounter, "{thread}";
+    /// Samples taken.
+    Samples = "sandscope.samples", Counter, "{sample}";
+    /// Samples that found no room, by `reason`.
+    SamplesDropped = "sandscope.samples.dropped", Counter, "{sample}";
+    /// Threads that ran guests but could not be given a timer.
+    ThreadsUnsampled = "sandscope.threads.unsampled", UpDownCounter, "{thread}";
+    /// Export requests, by `signal` and `outcome` (ok, failed, dropped).
+    Exports = "sandscope.exports", Counter, "{request}";
+}
+
+impl Metric {
+    /// The metric of a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|metric| metric.name() == name)
+    }
+}
+
+/// Attribute keys.
+pub mod attribute {
+    /// Name of the workload.
+    pub const WORKLOAD_NAME: &str = "wasm.workload.name";
+    /// Version of the workload.
+    pub const WORKLOAD_VERSION: &str = "wasm.workload.version";
+    /// Trap code, as the engine names it in snake case.
+    pub const TRAP_CODE: &str = "wasm.trap.code";
+    /// `ok`, `trap` or `exit` of a call; `ok` or `failed` of an export.
+    pub const OUTCOME: &str = "outcome";
+    /// `ok` or `refused` of a growth.
+    pub const GROW_OUTCOME: &str = "wasm.memory.grow.outcome";
+    /// Why something was dropped.
+    pub const REASON: &str = "reason";
+    /// `metrics`, `profiles`.
+    pub const SIGNAL: &str = "signal";
+    /// Resource: the service that the host runs.
+    pub const SERVICE_NAME: &str = "service.name";
+    /// Resource: one value per boot of a host process.
+    pub const SERVICE_INSTANCE: &str = "service.instance.id";
+    /// Resource: host name.
+    pub const HOST_NAME: &str = "host.name";
+    /// Resource: CPU architecture.
+    pub const HOST_ARCH: &str = "host.arch";
+    /// Resource: region.
+    pub const REGION: &str = "cloud.region";
+    /// Resource: `wasmtime`.
+    pub const ENGINE_NAME: &str = "wasm.engine.name";
+    /// Resource: version of the engine.
+    pub const ENGINE_VERSION: &str = "wasm.engine.version";
+    /// Mapping of a profile: module id, what backends find debug info by.
+    pub const BUILD_ID: &str = "process.executable.build_id.gnu";
+    /// Mapping of a profile: the same id with its prefix, if it is not a build id.
+    pub const MODULE_ID: &str = "wasm.module.id";
+    /// Location of a profile: `wasm` or `native`.
+    pub const FRAME_TYPE: &str = "profile.frame.type";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_parse_back() {
+        for (i, metric) in Metric::ALL.iter().enumerate() {
+            assert_eq!(Metric::parse(metric.name()), Some(*metric));
+            assert!(Metric::ALL[i + 1..].iter().all(|other| other.name() != metric.name()));
+            assert!(metric.description().ends_with('.'), "{}", metric.description());
+        }
+    }
+}
