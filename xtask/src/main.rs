@@ -1,2 +1,81 @@
-//! xtask
-fn main() {}
+//! Chores that developers repeat: `cargo xtask test`, `guests`, `bench`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
+
+mod arrows;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+cargo xtask test             everything that CI checks: format, arrows, lints, generated code, all tests
+cargo xtask arrows           who may depend on whom, alone
+cargo xtask guests [NAME…]   rebuild the sample guests (--install first installs what that needs, from Debian)
+cargo xtask bench overhead   what instrumentation costs each guest, beside a bare engine [--quick]
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["test"] => test(),
+        ["arrows"] => arrows::check(&root()),
+        ["guests", rest @ ..] => run(Command::new("bash").arg("tests/guests/build.sh").args(rest)),
+        ["bench", rest @ ..] => bench(rest),
+        _ => {
+            print!("{HELP}");
+            return if matches!(words.as_slice(), ["help" | "--help" | "-h"]) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(2)
+            };
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's folder.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned)
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args);
+    command
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let started = Instant::now();
+    let shown = format!("{command:?}").replace('"', "");
+    println!("==> {shown}");
+    let status = command.current_dir(root()).status().with_context(|| format!("start {shown}"))?;
+    if !status.success() {
+        bail!("{shown}: {status}");
+    }
+    println!("    {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// All checks, the quick ones first. Lints, tests and the binary that end-to-end tests start are built with
+/// one profile and one set of features, so that dependencies are compiled once.
+fn test() -> Result<()> {
+    run(&mut cargo(&["fmt", "--all", "--", "--check"]))?;
+    arrows::check(&root())?;
+    run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run(&mut cargo(&["build", "--workspace", "--all-targets"]))?;
+    run(&mut cargo(&["test", "--workspace"]))
+}
+
+fn bench(args: &[&str]) -> Result<()> {
+    let mut command = cargo(&["run", "--release", "--package", "sandscope-bench", "--"]);
+    run(command.args(args))
+}

@@ -54,7 +54,7 @@ pub struct Chunk {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CollectorMessage {
-    #[prost(oneof = "collector_message::Message", tags = "1, 2")]
+    #[prost(oneof = "collector_message::Message", tags = "1, 2, 3")]
     pub message: ::core::option::Option<collector_message::Message>,
 }
 /// Nested message and enum types in `CollectorMessage`.
@@ -65,6 +65,8 @@ pub mod collector_message {
         Welcome(super::Welcome),
         #[prost(message, tag = "2")]
         Want(super::Want),
+        #[prost(message, tag = "3")]
+        Have(super::Have),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -75,6 +77,13 @@ pub struct Welcome {
 /// The collector lacks the debug info of this module.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Want {
+    #[prost(string, tag = "1")]
+    pub module_id: ::prost::alloc::string::String,
+}
+/// Every offer is answered, at once or after a `Want` and its chunks: the collector has the debug info, or will
+/// not take it. A host that ends waits for this.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Have {
     #[prost(string, tag = "1")]
     pub module_id: ::prost::alloc::string::String,
 }

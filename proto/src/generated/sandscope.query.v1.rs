@@ -73,7 +73,8 @@ pub struct WorkloadRow {
     /// CPU seconds per second over the last minute, from samples.
     #[prost(double, optional, tag = "14")]
     pub cpu: ::core::option::Option<f64>,
-    /// Seconds since the newest point of this row was received.
+    /// Seconds since the newest point of this row was received, at the update's time. A row that is not sent
+    /// again has grown older since.
     #[prost(double, tag = "15")]
     pub age_s: f64,
 }
@@ -126,6 +127,57 @@ pub struct DebugInfoChunk {
     /// Bytes after decompression; set in the first chunk.
     #[prost(uint64, tag = "2")]
     pub size: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SeriesRequest {
+    /// Whole name of a metric, or its beginning followed by `*`; empty for all.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub selection: ::core::option::Option<Selection>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SeriesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub points: ::prost::alloc::vec::Vec<SeriesPoint>,
+    /// Series left out because of the answer's bound.
+    #[prost(uint64, tag = "2")]
+    pub truncated: u64,
+}
+/// The newest value of one series, all hosts of the service in the region together.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SeriesPoint {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// UCUM; empty if the sender gave none.
+    #[prost(string, tag = "2")]
+    pub unit: ::prost::alloc::string::String,
+    /// "counter": summed over hosts and restarts. "gauge": of the host that reported last; ours are summed over
+    /// live hosts. "histogram": summed like a counter.
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    /// Workload and version are empty where the sender named none.
+    #[prost(message, optional, tag = "4")]
+    pub key: ::core::option::Option<RowKey>,
+    /// Sorted by key.
+    #[prost(message, repeated, tag = "5")]
+    pub attributes: ::prost::alloc::vec::Vec<Attribute>,
+    /// Number of values, if it is a histogram.
+    #[prost(double, tag = "6")]
+    pub value: f64,
+    /// Sum of values of a histogram, in the unit.
+    #[prost(double, optional, tag = "7")]
+    pub sum: ::core::option::Option<f64>,
+    /// Seconds since the newest point of this series was received.
+    #[prost(double, tag = "8")]
+    pub age_s: f64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Attribute {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod query_client {
@@ -279,6 +331,28 @@ pub mod query_client {
                 .insert(GrpcMethod::new("sandscope.query.v1.Query", "DebugInfo"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Latest values of the metrics that no row shows: what embedders record themselves, and the rest of ours.
+        pub async fn series(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SeriesRequest>,
+        ) -> std::result::Result<tonic::Response<super::SeriesResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sandscope.query.v1.Query/Series",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sandscope.query.v1.Query", "Series"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -321,6 +395,11 @@ pub mod query_server {
             &self,
             request: tonic::Request<super::DebugInfoRequest>,
         ) -> std::result::Result<tonic::Response<Self::DebugInfoStream>, tonic::Status>;
+        /// Latest values of the metrics that no row shows: what embedders record themselves, and the rest of ours.
+        async fn series(
+            &self,
+            request: tonic::Request<super::SeriesRequest>,
+        ) -> std::result::Result<tonic::Response<super::SeriesResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct QueryServer<T> {
@@ -529,6 +608,49 @@ pub mod query_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sandscope.query.v1.Query/Series" => {
+                    #[allow(non_camel_case_types)]
+                    struct SeriesSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::SeriesRequest>
+                    for SeriesSvc<T> {
+                        type Response = super::SeriesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SeriesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::series(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SeriesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

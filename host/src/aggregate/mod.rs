@@ -1,0 +1,325 @@
+//! The aggregator: one thread per scope that drains the rings, folds samples, exports and records. Guests
+//! never wait for it.
+//!
+//! ```text
+//! rings --100 ms--> RawFold --interval--> per-workload profiles --> OTLP
+//!                                    \--1 s--> recording
+//! commands (loaded code, traps, stop) ----------^
+//! ```
+
+mod fold;
+mod record;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use sandscope_model::{ModuleId, WorkloadId};
+use sandscope_proto::metric::{Metric, attribute};
+use sandscope_proto::otlp::{MetricBatch, Point, PointValue};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle as JoinTask;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::code::{Code, CodeView};
+use crate::export::{Exporter, Outgoing};
+use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
+use crate::trap::TrapReport;
+use crate::{agent, debug_info, facade, sampler};
+
+pub(crate) use fold::Settled;
+use fold::{Pending, RawFold};
+use record::Recorder;
+
+/// Time between drains: a ring holds the deepest stacks of this long at the default rate.
+const DRAIN: Duration = Duration::from_millis(100);
+/// Time between writes to a recording: what a power cut may take.
+const RECORD: Duration = Duration::from_secs(1);
+/// Longest time that the last export may take.
+const LAST_EXPORT: Duration = Duration::from_secs(3);
+
+/// What the embedder's threads tell the aggregator.
+pub(crate) enum Command {
+    /// New code: offer its debug info.
+    Loaded(NewCode),
+    /// A call trapped.
+    Trapped(Arc<TrapReport>),
+    /// Send what is left and end.
+    Stop,
+}
+
+/// Code that was loaded.
+pub(crate) struct NewCode {
+    pub id: ModuleId,
+    pub workload: WorkloadId,
+    pub name: String,
+    pub bytes: Arc<[u8]>,
+}
+
+/// Opens the recording and starts the thread.
+pub(crate) fn start(
+    shared: Arc<Shared>,
+    inbox: mpsc::Receiver<Command>,
+    settings: Builder,
+) -> Result<JoinHandle<()>, BuildError> {
+    let recorder = settings.record.as_deref().map(|path| Recorder::create(path, &shared)).transpose()?;
+    let endpoint = settings.otlp.as_deref().map(crate::export::endpoint).transpose()?;
+    std::thread::Builder::new()
+        .name("sandscope".to_owned())
+        .spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                // Without a reactor there is nothing to aggregate for; guests run on.
+                Err(_) => return,
+            };
+            runtime.block_on(async move {
+                let exporter = endpoint.map(|endpoint| Exporter::new(&endpoint, &shared.resource));
+                let agent = exporter.as_ref().map(|exporter| agent::spawn(exporter.channel(), &shared.resource));
+                let (agent, agent_done) = agent.unzip();
+                let facade = settings.facade.then(|| facade::install(settings.otlp.as_deref(), &shared.resource));
+                let facade = match facade {
+                    Some(Ok(facade)) => Some(facade),
+                    Some(Err(facade::Installed)) => {
+                        (settings.on_warning)(&Warning::Facade);
+                        None
+                    }
+                    None => None,
+                };
+                let started = unix_nanos(SystemTime::now());
+                let mut aggregator = Aggregator {
+                    shared,
+                    settings,
+                    recorder,
+                    exporter,
+                    agent,
+                    agent_done,
+                    raw: RawFold::default(),
+                    pending: Pending::default(),
+                    waiting: Vec::new(),
+                    dropped: 0,
+                    started,
+                    warned: false,
+                };
+                aggregator.run(inbox).await;
+                if let Some(facade) = facade {
+                    facade.shutdown(LAST_EXPORT);
+                }
+            });
+        })
+        .map_err(BuildError::Thread)
+}
+
+struct Aggregator {
+    shared: Arc<Shared>,
+    settings: Builder,
+    recorder: Option<Recorder>,
+    exporter: Option<Exporter>,
+    agent: Option<mpsc::Sender<agent::Available>>,
+    agent_done: Option<JoinTask<()>>,
+    raw: RawFold,
+    pending: Pending,
+    /// Retired code that a handler might still have been reading at the last settling.
+    waiting: Vec<Arc<Code>>,
+    /// Samples that found no room, since the start.
+    dropped: u64,
+    started: u64,
+    warned: bool,
+}
+
+impl Aggregator {
+    async fn run(&mut self, mut inbox: mpsc::Receiver<Command>) {
+        let mut drain = interval(DRAIN);
+        drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_record = Instant::now() + RECORD;
+        let mut next_export = Instant::now() + self.settings.interval;
+        loop {
+            tokio::select! {
+                command = inbox.recv() => match command {
+                    Some(command) => {
+                        if !self.handle(command) {
+                            break;
+                        }
+                    }
+                    None => break,
+                },
+                _ = drain.tick() => {
+                    self.drain();
+                    if self.shared.closed.load(Ordering::Acquire) && inbox.is_empty() {
+                        break;
+                    }
+                }
+                () = sleep_until(next_record), if self.recorder.is_some() => {
+                    next_record = Instant::now() + RECORD;
+                    self.settle();
+                    self.write();
+                }
+                () = sleep_until(next_export) => {
+                    next_export = Instant::now() + self.settings.interval;
+                    self.settle();
+                    self.export();
+                }
+                done = Exporter::finished(&mut self.exporter) => self.exported(done),
+            }
+        }
+        while let Ok(command) = inbox.try_recv() {
+            self.handle(command);
+        }
+        self.finish().await;
+    }
+
+    /// Returns false when it is time to stop.
+    fn handle(&mut self, command: Command) -> bool {
+        match command {
+            Command::Loaded(code) => self.loaded(&code),
+            Command::Trapped(trap) => {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.trap(&trap);
+                    // At a trap at once: the process may be about to end.
+                    self.settle();
+                    self.write();
+                }
+            }
+            Command::Stop => return false,
+        }
+        true
+    }
+
+    fn loaded(&mut self, code: &NewCode) {
+        if self.recorder.is_none() && self.agent.is_none() {
+            return;
+        }
+        let debug = debug_info::compress(&code.bytes);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.module(code, debug.as_ref());
+        }
+        if let (Some(agent), Some(debug)) = (&self.agent, debug) {
+            // Full only if thousands of modules load at once; the collector then shows unnamed functions.
+            let available = agent::Available { id: code.id.clone(), workload: code.workload.clone(), debug };
+            if agent.try_send(available).is_err() {
+                self.shared.lost_commands.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        let raw = &mut self.raw;
+        self.dropped += sampler::drain(self.shared.scope, |sample| raw.add(&sample));
+    }
+
+    /// Turns program counters into offsets and lets go of code that nothing refers to any more.
+    fn settle(&mut self) {
+        // Order matters: code retired before the tables are checked, tables before the last drain. A handler
+        // that could still see the code has then published its sample, and the drain has it.
+        let mut retired = self.shared.codes.take_retired();
+        retired.append(&mut self.waiting);
+        let mut all = self.shared.codes.all();
+        all.extend(retired.iter().map(Arc::clone));
+        let quiet = sampler::reclaim_tables();
+        self.drain();
+        let figures = self.shared.all_figures();
+        let period = if self.shared.hz > 0.0 { (1e9 / self.shared.hz) as u64 } else { 0 };
+        let settled = self.raw.settle(&CodeView::new(all), period);
+        for (ordinal, profile) in settled {
+            let Some(figures) = figures.get(ordinal as usize) else { continue };
+            figures.samples.fetch_add(profile.samples(), Ordering::Relaxed);
+            figures.cpu_ns.fetch_add(profile.value(), Ordering::Relaxed);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.samples(figures.id(), &profile.profile);
+            }
+            if self.exporter.is_some() {
+                self.dropped += self.pending.add(figures.id(), profile);
+            }
+        }
+        if !quiet {
+            self.waiting = retired;
+        }
+    }
+
+    fn metrics(&self) -> MetricBatch {
+        let mut points = Vec::new();
+        for figures in self.shared.all_figures() {
+            figures.points(&mut points);
+        }
+        let counter = |n: u64| PointValue::Counter(n as f64);
+        points.push(
+            Point::of(Metric::SamplesDropped, None, counter(self.dropped)).with(attribute::REASON, "no_room"),
+        );
+        let unsampled = self.shared.unsampled.load(Ordering::Relaxed);
+        points.push(Point::of(Metric::ThreadsUnsampled, None, PointValue::Gauge(unsampled as f64)));
+        if let Some(exporter) = &self.exporter {
+            exporter.points(&mut points);
+        }
+        let now = unix_nanos(SystemTime::now());
+        for point in &mut points {
+            point.time_unix_nano = now;
+            point.start_unix_nano = self.started;
+        }
+        MetricBatch { resource: self.shared.resource.clone(), points }
+    }
+
+    fn export(&mut self) {
+        if !self.exporter.as_ref().is_some_and(Exporter::is_idle) {
+            return;
+        }
+        let metrics = self.metrics();
+        let hz = self.shared.hz;
+        if let Some(exporter) = &mut self.exporter {
+            exporter.send(Outgoing { metrics, profiles: self.pending.take(), hz });
+        }
+    }
+
+    fn exported(&mut self, done: crate::export::Done) {
+        let Some(failure) = done.failure else {
+            return;
+        };
+        // Metrics are cumulative and come again by themselves; samples are put back.
+        self.dropped += self.pending.put_back(done.outgoing.profiles);
+        if !self.warned {
+            self.warned = true;
+            let url = self.settings.otlp.clone().unwrap_or_default();
+            (self.settings.on_warning)(&Warning::Collector { url, reason: failure });
+        }
+    }
+
+    fn write(&mut self) {
+        let metrics = self.metrics();
+        let Some(recorder) = &mut self.recorder else { return };
+        recorder.metrics(&metrics, self.dropped);
+        recorder.flush();
+        if let Some(reason) = recorder.take_failure() {
+            let path = recorder.path().to_owned();
+            (self.settings.on_warning)(&Warning::Recording { path, reason });
+        }
+    }
+
+    async fn finish(&mut self) {
+        self.settle();
+        // Nothing new can refer to retired code: no call is active any more.
+        self.waiting.clear();
+        self.write();
+        if let Some(recorder) = self.recorder.take()
+            && let Err((path, reason)) = recorder.finish()
+        {
+            (self.settings.on_warning)(&Warning::Recording { path, reason });
+        }
+        let last = async {
+            if !self.exporter.as_ref().is_none_or(Exporter::is_idle) {
+                let done = Exporter::finished(&mut self.exporter).await;
+                self.exported(done);
+            }
+            if self.exporter.is_some() {
+                self.export();
+                let done = Exporter::finished(&mut self.exporter).await;
+                let reached = done.failure.is_none();
+                self.exported(done);
+                if !reached {
+                    return;
+                }
+            }
+            agent::finish(self.agent.take(), self.agent_done.take()).await;
+        };
+        // Past the deadline the collector is slow or gone; the process's end does not wait for it.
+        let _ = tokio::time::timeout(LAST_EXPORT, last).await;
+    }
+}

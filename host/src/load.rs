@@ -1,0 +1,266 @@
+//! Loading guests and marking what they do: modules, instantiations, calls.
+
+use std::future::{Future, poll_fn};
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use sandscope_model::{ModuleId, WorkloadId};
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module, Result, Trap};
+
+use crate::aggregate::{Command, NewCode};
+use crate::code::{Artifact, Code};
+use crate::sampler::{self, Active};
+use crate::scope::{Sandscope, Shared};
+use crate::trap::TrapReport;
+use crate::workload::{Figures, Outcome, StoreProbe};
+
+/// A compiled guest and the workload that it is. Keep it as long as stores run its code: when it is dropped,
+/// its samples end.
+pub struct Loaded<T> {
+    artifact: T,
+    workload: Workload,
+    _hold: Arc<Hold>,
+}
+
+impl<T> Deref for Loaded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.artifact
+    }
+}
+
+impl<T> Loaded<T> {
+    /// The workload: marks calls, makes store probes.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+}
+
+/// Takes the code out of sampling when the last user of a [`Loaded`] is gone.
+struct Hold {
+    shared: Arc<Shared>,
+    code: Arc<Code>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.shared.codes.retire(&self.code);
+    }
+}
+
+/// A workload version on this host. Cheap to clone.
+#[derive(Clone)]
+pub struct Workload {
+    shared: Arc<Shared>,
+    figures: Arc<Figures>,
+    module: ModuleId,
+}
+
+impl Sandscope {
+    /// Compiles a core module and makes it observable. `name` is for people (a file name).
+    ///
+    /// # Errors
+    /// The engine's, if the bytes are no valid module.
+    pub fn load_module(&self, engine: &Engine, bytes: &[u8], id: &WorkloadId, name: &str) -> Result<Loaded<Module>> {
+        let started = Instant::now();
+        let module = Module::new(engine, bytes)?;
+        Ok(self.loaded(module.clone(), Artifact::Module(module), started, bytes, id, name))
+    }
+
+    /// Compiles a component and makes it observable. `name` is for people (a file name).
+    ///
+    /// # Errors
+    /// The engine's, if the bytes are no valid component.
+    pub fn load_component(
+        &self,
+        engine: &Engine,
+        bytes: &[u8],
+        id: &WorkloadId,
+        name: &str,
+    ) -> Result<Loaded<Component>> {
+        let started = Instant::now();
+        let component = Component::new(engine, bytes)?;
+        Ok(self.loaded(component.clone(), Artifact::Component(component), started, bytes, id, name))
+    }
+
+    fn loaded<T>(
+        &self,
+        artifact: T,
+        code: Artifact,
+        started: Instant,
+        bytes: &[u8],
+        id: &WorkloadId,
+        name: &str,
+    ) -> Loaded<T> {
+        let compiled = nanos(started);
+        let shared = Arc::clone(self.shared());
+        let figures = shared.figures(id);
+        figures.compiled(compiled);
+        let module = ModuleId::of(bytes);
+        let code = Arc::new(Code::new(module.clone(), bytes.len() as u64, code));
+        shared.codes.add(&code);
+        shared.tell(Command::Loaded(NewCode {
+            id: module.clone(),
+            workload: id.clone(),
+            name: name.to_owned(),
+            bytes: bytes.into(),
+        }));
+        let workload = Workload { shared: Arc::clone(&shared), figures, module };
+        Loaded { artifact, workload, _hold: Arc::new(Hold { shared, code }) }
+    }
+}
+
+impl Workload {
+    /// Name and version.
+    pub fn id(&self) -> &WorkloadId {
+        self.figures.id()
+    }
+
+    /// The module or component behind it.
+    pub fn module(&self) -> &ModuleId {
+        &self.module
+    }
+
+    /// What a store of this workload carries in its data.
+    pub fn store_probe(&self) -> StoreProbe {
+        StoreProbe::new(&self.figures)
+    }
+
+    /// Times an instantiation, start function included, and samples it.
+    ///
+    /// # Errors
+    /// What `instantiate` returns.
+    pub fn instantiate<R>(&self, instantiate: impl FnOnce() -> Result<R>) -> Result<R> {
+        let started = Instant::now();
+        let active = self.enter();
+        let result = instantiate();
+        drop(active);
+        self.instantiated(started, result)
+    }
+
+    /// [`Self::instantiate`] for an async store.
+    ///
+    /// # Errors
+    /// What the future returns.
+    pub async fn instantiate_async<R>(&self, instantiate: impl Future<Output = Result<R>>) -> Result<R> {
+        let started = Instant::now();
+        let result = Observed::new(self, instantiate).await;
+        self.instantiated(started, result)
+    }
+
+    /// Times a call into the guest, counts how it ended, and samples it.
+    ///
+    /// # Errors
+    /// What `call` returns.
+    pub fn call<R>(&self, call: impl FnOnce() -> Result<R>) -> Result<R> {
+        let started = Instant::now();
+        let active = self.enter();
+        let result = call();
+        drop(active);
+        self.called(started, result)
+    }
+
+    /// [`Self::call`] for an async call: what the future does on any thread, its drop included, is counted
+    /// as the guest's. A call that is dropped before it ends is not counted.
+    ///
+    /// # Errors
+    /// What the future returns.
+    pub async fn call_async<R>(&self, call: impl Future<Output = Result<R>>) -> Result<R> {
+        let started = Instant::now();
+        let result = Observed::new(self, call).await;
+        self.called(started, result)
+    }
+
+    /// Counts a thread that the guest started, until the guard is dropped.
+    pub fn thread(&self) -> ThreadGuard {
+        self.figures.threads(1);
+        ThreadGuard(Arc::clone(&self.figures))
+    }
+
+    fn enter(&self) -> Option<Active> {
+        let shared = &self.shared;
+        (shared.hz > 0.0 && !shared.closed.load(Ordering::Relaxed))
+            .then(|| sampler::enter(shared.scope, shared.hz, self.figures.ordinal, &shared.unsampled))
+    }
+
+    fn instantiated<R>(&self, started: Instant, result: Result<R>) -> Result<R> {
+        match &result {
+            Ok(_) => self.figures.instantiated(nanos(started)),
+            Err(error) => self.failed(error),
+        }
+        result
+    }
+
+    fn called<R>(&self, started: Instant, result: Result<R>) -> Result<R> {
+        let outcome = match &result {
+            Ok(_) => Outcome::Ok,
+            Err(error) => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+                Some(exit) if exit.0 == 0 => Outcome::Ok,
+                Some(_) => Outcome::Error,
+                None if error.is::<Trap>() => Outcome::Trap,
+                None => Outcome::Error,
+            },
+        };
+        self.figures.called(outcome, nanos(started));
+        if let Err(error) = &result {
+            self.failed(error);
+        }
+        result
+    }
+
+    fn failed(&self, error: &wasmtime::Error) {
+        if let Some(trap) = error.downcast_ref::<Trap>() {
+            self.figures.trapped(*trap);
+            self.shared.tell(Command::Trapped(self.report(error)));
+        }
+    }
+
+    /// What an error of this workload's call says about the guest.
+    pub fn report(&self, error: &wasmtime::Error) -> Arc<TrapReport> {
+        TrapReport::new(self.figures.id(), &self.module, error)
+    }
+}
+
+/// A guest's thread, see [`Workload::thread`].
+pub struct ThreadGuard(Arc<Figures>);
+
+impl Drop for ThreadGuard {
+    fn drop(&mut self) {
+        self.0.threads(-1);
+    }
+}
+
+/// A guest's future: its workload is active around each poll and around its drop, which may run guest code.
+struct Observed<'a, F> {
+    workload: &'a Workload,
+    future: Option<Pin<Box<F>>>,
+}
+
+impl<'a, F: Future> Observed<'a, F> {
+    fn new(workload: &'a Workload, future: F) -> impl Future<Output = F::Output> + use<'a, F> {
+        let mut observed = Self { workload, future: Some(Box::pin(future)) };
+        poll_fn(move |context| {
+            let _active = observed.workload.enter();
+            match &mut observed.future {
+                Some(future) => future.as_mut().poll(context),
+                None => std::task::Poll::Pending,
+            }
+        })
+    }
+}
+
+impl<F> Drop for Observed<'_, F> {
+    fn drop(&mut self) {
+        let _active = self.workload.enter();
+        self.future = None;
+    }
+}
+
+fn nanos(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}

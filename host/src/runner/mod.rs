@@ -1,0 +1,179 @@
+//! The runner behind `sandscope run`, `serve` and `demo`: WASI commands and components, wasi:http handlers,
+//! and guests with threads, all through the library's public face.
+
+mod command;
+mod error;
+mod http;
+mod threads;
+
+use std::path::{Path, PathBuf};
+
+use sandscope_model::{ModuleId, WorkloadId};
+use wasmtime::{Config, Engine};
+use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+
+pub use command::{Command, Ended};
+pub use error::RunError;
+pub use http::{HttpGuest, Response};
+
+use crate::Sandscope;
+
+/// Largest file that is read as a guest, in bytes.
+const MAX_MODULE: u64 = 512 << 20;
+
+/// What a guest is given.
+#[derive(Clone, Debug, Default)]
+pub struct Grants {
+    /// Arguments, the program's name first.
+    pub args: Vec<String>,
+    /// Environment.
+    pub env: Vec<(String, String)>,
+    /// Directories: on the host, in the guest.
+    pub dirs: Vec<(PathBuf, String)>,
+    /// Standard streams.
+    pub stdio: Stdio,
+    /// Limit of linear memory per store, in bytes.
+    pub max_memory: Option<usize>,
+}
+
+/// A guest's standard streams.
+#[derive(Clone, Debug, Default)]
+pub enum Stdio {
+    /// The process's own.
+    #[default]
+    Inherit,
+    /// Input from bytes, output kept up to a limit and dropped.
+    Given {
+        /// Standard input.
+        stdin: bytes::Bytes,
+    },
+}
+
+/// Bytes of output that a guest with given streams may write before writes fail.
+const OUTPUT_LIMIT: usize = 4 << 20;
+
+impl Grants {
+    fn wasi(&self) -> Result<WasiCtxBuilder, RunError> {
+        let mut builder = WasiCtxBuilder::new();
+        builder.args(&self.args).envs(&self.env);
+        match &self.stdio {
+            Stdio::Inherit => {
+                builder.inherit_stdio();
+            }
+            Stdio::Given { stdin } => {
+                builder.stdin(MemoryInputPipe::new(stdin.clone()));
+                builder.stdout(MemoryOutputPipe::new(OUTPUT_LIMIT));
+                builder.stderr(MemoryOutputPipe::new(OUTPUT_LIMIT));
+            }
+        }
+        for (host, guest) in &self.dirs {
+            builder
+                .preopened_dir(host, guest, FsPerms::ReadWrite)
+                .map_err(|source| RunError::Directory { path: host.clone(), source })?;
+        }
+        Ok(builder)
+    }
+}
+
+/// An engine for guests of all kinds, instrumented.
+pub struct Runner {
+    engine: Engine,
+    scope: Sandscope,
+}
+
+/// A file that is to be run.
+pub struct GuestFile {
+    /// Core module or component, binary.
+    pub bytes: Vec<u8>,
+    /// The file's name, for people.
+    pub name: String,
+    /// Its workload.
+    pub workload: WorkloadId,
+}
+
+impl GuestFile {
+    /// Reads a guest. The workload is called after the file and its version is the start of the module id,
+    /// unless given.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no WebAssembly.
+    pub fn read(path: &Path, name: Option<&str>, version: Option<&str>) -> Result<Self, RunError> {
+        let unreadable = |source| RunError::Read { path: path.to_owned(), source };
+        let length = std::fs::metadata(path).map_err(unreadable)?.len();
+        if length > MAX_MODULE {
+            return Err(RunError::TooLarge { path: path.to_owned(), length, limit: MAX_MODULE });
+        }
+        let bytes = std::fs::read(path).map_err(unreadable)?;
+        let bytes = error::binary(path, bytes)?;
+        let stem = path.file_stem().map_or_else(|| "guest".to_owned(), |stem| stem.to_string_lossy().into_owned());
+        let file = path.file_name().map_or_else(|| stem.clone(), |name| name.to_string_lossy().into_owned());
+        let id = ModuleId::of(&bytes);
+        let workload = WorkloadId::new(name.unwrap_or(&stem), version.unwrap_or(id.short()));
+        Ok(Self { bytes, name: file, workload })
+    }
+
+    fn is_component(&self) -> bool {
+        // The "layer" field of the preamble: 0 for core modules, 1 for components (Binary.md).
+        self.bytes.get(6..8) == Some(&[1, 0])
+    }
+}
+
+impl Runner {
+    /// An engine that runs everything that the engine's crate supports by default, threads and garbage
+    /// collection included.
+    ///
+    /// # Errors
+    /// The engine's, if this machine cannot run it.
+    pub fn new(scope: &Sandscope) -> Result<Self, RunError> {
+        let mut config = Config::new();
+        scope.configure(&mut config);
+        Self::with_config(scope, config)
+    }
+
+    /// [`Self::new`] with the engine configured by the caller: for benchmarks of bare engines.
+    ///
+    /// # Errors
+    /// The engine's, if this machine cannot run it.
+    pub fn with_config(scope: &Sandscope, mut config: Config) -> Result<Self, RunError> {
+        config.wasm_threads(true).shared_memory(true).wasm_gc(true).wasm_function_references(true);
+        config.wasm_exceptions(true).wasm_tail_call(true);
+        let engine = Engine::new(&config).map_err(RunError::Engine)?;
+        Ok(Self { engine, scope: scope.clone() })
+    }
+
+    /// Compiles a guest that runs to its end: a WASI command, core module or component.
+    ///
+    /// # Errors
+    /// A file that the engine refuses, or imports that nothing here provides.
+    pub fn command(&self, file: &GuestFile) -> Result<Command, RunError> {
+        if file.is_component() {
+            let loaded = self
+                .scope
+                .load_component(&self.engine, &file.bytes, &file.workload, &file.name)
+                .map_err(|source| RunError::invalid(&file.name, &file.bytes, source))?;
+            Command::component(&self.engine, loaded, &file.name)
+        } else {
+            let loaded = self
+                .scope
+                .load_module(&self.engine, &file.bytes, &file.workload, &file.name)
+                .map_err(|source| RunError::invalid(&file.name, &file.bytes, source))?;
+            Command::module(&self.engine, loaded, &file.name)
+        }
+    }
+
+    /// Compiles a wasi:http component.
+    ///
+    /// # Errors
+    /// A file that the engine refuses or that handles no requests.
+    pub fn http(&self, file: &GuestFile) -> Result<HttpGuest, RunError> {
+        if !file.is_component() {
+            return Err(RunError::NotHttp { name: file.name.clone() });
+        }
+        let loaded = self
+            .scope
+            .load_component(&self.engine, &file.bytes, &file.workload, &file.name)
+            .map_err(|source| RunError::invalid(&file.name, &file.bytes, source))?;
+        HttpGuest::new(&self.engine, loaded, &file.name)
+    }
+}

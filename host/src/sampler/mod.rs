@@ -1,0 +1,62 @@
+//! The signal sampler: timers per thread, a handler that copies program counters, rings that hold them.
+//!
+//! ```text
+//! enter() --sets--> thread state <--writes-- signal handler --reads--> text table
+//!                        |                                               ^
+//!                     drain() --> RawSample                    register/retire code
+//! ```
+//! Nothing here knows what a module is: program counters go in, program counters come out, with the
+//! workload that was running. [`crate::code`] turns them into offsets.
+//!
+//! # Accuracy
+//! Thread CPU time at a fixed rate; the kernel checks these timers once per scheduler tick, so the rate is
+//! capped at its frequency (100 to 1000 Hz) and missed expirations arrive as weight. Host time of a guest's
+//! call is counted under one `[host]` frame without the guest's stack.
+//!
+//! # Security
+//! A ring holds addresses of guest code and the ordinal of a workload, nothing from guest memory.
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod linux;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod signal;
+mod table;
+mod thread;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod unwind;
+
+pub(crate) use table::{TEXT, TextRange};
+pub(crate) use thread::{Active, Drained, drain, enter, reclaim_tables, release};
+
+/// Deepest stack that is kept, in frames; deeper ones lose their outermost frames and are counted.
+pub(crate) const MAX_FRAMES: usize = 512;
+
+/// Why samples are not being taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// No sampler for this operating system and architecture.
+    #[error("the sampler has no support for {os} on {arch}")]
+    Platform {
+        /// `std::env::consts::OS`.
+        os: &'static str,
+        /// `std::env::consts::ARCH`.
+        arch: &'static str,
+    },
+    /// Every real-time signal has a handler already.
+    #[error("every real-time signal is in use by the process")]
+    NoSignal,
+    /// The kernel refused the handler.
+    #[error("the signal handler was refused (errno {errno})")]
+    Handler {
+        /// errno.
+        errno: i32,
+    },
+}
+
+/// Installs the process's signal handler, once; later calls give the first call's answer.
+pub(crate) fn install() -> Result<(), Unavailable> {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    return signal::install();
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    Err(Unavailable::Platform { os: std::env::consts::OS, arch: std::env::consts::ARCH })
+}

@@ -1,0 +1,157 @@
+//! The table of text ranges that the signal handler looks program counters up in.
+//!
+//! Readers are signal handlers: they take no lock and may be preempted anywhere. A reader announces the
+//! table it reads in its thread's hazard slot; a replaced table is freed only when no slot names it.
+
+use std::ptr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// One module's machine code in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TextRange {
+    /// First address.
+    pub start: usize,
+    /// One past the last.
+    pub end: usize,
+}
+
+/// Sorted, disjoint ranges.
+#[derive(Debug, Default)]
+pub(crate) struct TextTable {
+    ranges: Vec<TextRange>,
+}
+
+impl TextTable {
+    /// The range that holds an address. Async-signal-safe.
+    pub(crate) fn find(&self, pc: usize) -> Option<TextRange> {
+        let index = self.ranges.partition_point(|range| range.start <= pc);
+        let range = *self.ranges.get(index.checked_sub(1)?)?;
+        (pc < range.end).then_some(range)
+    }
+}
+
+/// The process's table: signal handlers are per process, so there is one for all engines.
+pub(crate) struct SharedTable {
+    current: AtomicPtr<TextTable>,
+    writer: Mutex<Vec<Retired>>,
+}
+
+/// The process's table.
+pub(crate) static TEXT: SharedTable =
+    SharedTable { current: AtomicPtr::new(ptr::null_mut()), writer: Mutex::new(Vec::new()) };
+
+struct Retired(*mut TextTable);
+
+// SAFETY: the pointer is an owned, heap-allocated table that nobody but its (still announced) readers uses.
+unsafe impl Send for Retired {}
+
+impl SharedTable {
+    /// Adds ranges. They must stay mapped and unchanged until [`Self::remove`] and, after it,
+    /// [`Self::reclaim`] with every reader's slot.
+    pub(crate) fn add(&self, new: &[TextRange]) {
+        self.edit(|ranges| {
+            ranges.extend_from_slice(new);
+            ranges.sort_by_key(|range| range.start);
+        });
+    }
+
+    /// Removes ranges: handlers that start after this call no longer see them.
+    pub(crate) fn remove(&self, old: &[TextRange]) {
+        self.edit(|ranges| ranges.retain(|range| !old.contains(range)));
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut Vec<TextRange>)) {
+        let mut retired = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let current = self.current.load(Ordering::Acquire);
+        // SAFETY: tables are replaced and freed only under `writer`, which is held.
+        let mut ranges = unsafe { current.as_ref() }.map_or_else(Vec::new, |table| table.ranges.clone());
+        change(&mut ranges);
+        let next = Box::into_raw(Box::new(TextTable { ranges }));
+        self.current.store(next, Ordering::SeqCst);
+        if !current.is_null() {
+            retired.push(Retired(current));
+        }
+    }
+
+    /// Frees replaced tables that no slot announces. Returns whether none is left, which means that no
+    /// handler can still find a range that was removed before this call.
+    pub(crate) fn reclaim(&self, announced: impl Fn(*mut TextTable) -> bool) -> bool {
+        let mut retired = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        retired.retain(|table| {
+            let in_use = announced(table.0);
+            if !in_use {
+                // SAFETY: `table` was made by `Box::into_raw`, is no longer current, and no reader announced
+                // it after it was replaced: a reader re-checks `current` after announcing.
+                drop(unsafe { Box::from_raw(table.0) });
+            }
+            in_use
+        });
+        retired.is_empty()
+    }
+
+    /// Runs `read` on the current table, announced in `hazard` meanwhile; on `None` if there never was one.
+    /// Async-signal-safe if `read` is.
+    pub(crate) fn with<R>(
+        &self,
+        hazard: &AtomicPtr<TextTable>,
+        read: impl FnOnce(Option<&TextTable>) -> R,
+    ) -> R {
+        loop {
+            let table = self.current.load(Ordering::SeqCst);
+            if table.is_null() {
+                return read(None);
+            }
+            hazard.store(table, Ordering::SeqCst);
+            if self.current.load(Ordering::SeqCst) != table {
+                continue;
+            }
+            // SAFETY: announced before the re-check, so `reclaim` sees it and leaves the table alone.
+            let result = read(Some(unsafe { &*table }));
+            hazard.store(ptr::null_mut(), Ordering::SeqCst);
+            return result;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: usize, end: usize) -> TextRange {
+        TextRange { start, end }
+    }
+
+    #[test]
+    fn finds_only_inside_ranges() {
+        let table = TextTable { ranges: vec![range(10, 20), range(30, 40)] };
+        for (pc, want) in [(9, None), (10, Some(10)), (19, Some(10)), (20, None), (39, Some(30)), (40, None)] {
+            assert_eq!(table.find(pc).map(|r| r.start), want, "{pc}");
+        }
+    }
+
+    /// A table that a reader announced outlives its replacement.
+    #[test]
+    fn announced_tables_are_kept() {
+        let shared = SharedTable { current: AtomicPtr::new(ptr::null_mut()), writer: Mutex::new(Vec::new()) };
+        let hazard = AtomicPtr::new(ptr::null_mut());
+        assert!(shared.with(&hazard, |table| table.is_none()));
+        shared.add(&[range(1, 2)]);
+        shared.with(&hazard, |table| {
+            let announced = hazard.load(Ordering::SeqCst);
+            shared.remove(&[range(1, 2)]);
+            assert!(!shared.reclaim(|t| t == announced));
+            assert!(table.unwrap().find(1).is_some());
+        });
+        assert!(shared.reclaim(|t| t == hazard.load(Ordering::SeqCst)));
+        assert_eq!(shared.with(&hazard, |table| table.unwrap().find(1)), None);
+        shared.remove(&[]);
+        shared.reclaim(|_| false);
+        drop(unsafe_free(&shared));
+    }
+
+    fn unsafe_free(shared: &SharedTable) -> Box<TextTable> {
+        // SAFETY: the test is the only user of the table.
+        unsafe { Box::from_raw(shared.current.swap(ptr::null_mut(), Ordering::SeqCst)) }
+    }
+}

@@ -1,0 +1,328 @@
+//! The face of the library: one builder, one handle, and what both the handle and the aggregator share.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sandscope_model::WorkloadId;
+use sandscope_proto::otlp::Resource;
+use tokio::sync::mpsc;
+
+use crate::aggregate::{self, Command};
+use crate::code::CodeRegistry;
+use crate::sampler::{self, Unavailable};
+use crate::workload::Figures;
+
+/// Commands that may wait for the aggregator; more are dropped and counted.
+const COMMANDS: usize = 1024;
+
+/// Why [`Builder::build`] failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The collector's address is no URL.
+    #[error("parse the collector's address {url:?}")]
+    Url {
+        /// As given.
+        url: String,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// The recording could not be created.
+    #[error("create the recording {}", path.display())]
+    Recording {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: sandscope_recording::WriteError,
+    },
+    /// The aggregator's thread could not be started.
+    #[error("start the aggregator's thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Something that a person should know once; guests are not affected by any of it.
+#[derive(Debug)]
+pub enum Warning {
+    /// The collector does not answer. Counters survive until it does.
+    Collector {
+        /// Its address.
+        url: String,
+        /// What the transport said.
+        reason: String,
+    },
+    /// The recording is incomplete from here on.
+    Recording {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
+        reason: String,
+    },
+    /// No samples are taken.
+    Sampler(Unavailable),
+    /// Another recorder of the `metrics` facade is installed already.
+    Facade,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Collector { url, reason } => {
+                write!(f, "no telemetry reaches {url} ({reason}); the guest runs on, retrying")
+            }
+            Self::Recording { path, reason } => {
+                write!(f, "recording {} stays incomplete: {reason}", path.display())
+            }
+            Self::Sampler(reason) => write!(f, "no samples: {reason}"),
+            Self::Facade => {
+                f.write_str("metrics of the `metrics` facade do not arrive: another recorder is installed")
+            }
+        }
+    }
+}
+
+/// Settings of an instrumented host. Everything has a default.
+pub struct Builder {
+    pub(crate) resource: Resource,
+    pub(crate) hz: f64,
+    pub(crate) otlp: Option<String>,
+    pub(crate) interval: Duration,
+    pub(crate) record: Option<PathBuf>,
+    pub(crate) facade: bool,
+    pub(crate) on_warning: Box<dyn Fn(&Warning) + Send + Sync>,
+}
+
+impl Builder {
+    /// `service.name`; default `sandscope`.
+    pub fn service(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.resource.service);
+        self
+    }
+
+    /// `cloud.region`; default `local`.
+    pub fn region(mut self, region: &str) -> Self {
+        region.clone_into(&mut self.resource.region);
+        self
+    }
+
+    /// `host.name`; default the machine's.
+    pub fn host_name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.resource.host);
+        self
+    }
+
+    /// Samples per second of CPU time and thread; 0 takes none. Default 99.
+    pub fn hz(mut self, hz: f64) -> Self {
+        self.hz = if hz.is_finite() { hz.clamp(0.0, 10_000.0) } else { 0.0 };
+        self
+    }
+
+    /// A collector's OTLP/gRPC address, such as `http://127.0.0.1:4317`. Default none.
+    pub fn otlp(mut self, url: &str) -> Self {
+        self.otlp = Some(url.to_owned());
+        self
+    }
+
+    /// Time between exports; default 10 s.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval.max(Duration::from_millis(100));
+        self
+    }
+
+    /// Writes a recording. An existing file is replaced. Default none.
+    pub fn record(mut self, path: impl Into<PathBuf>) -> Self {
+        self.record = Some(path.into());
+        self
+    }
+
+    /// Bridges the `metrics` facade to OpenTelemetry: what the embedder records with `metrics::counter!` and
+    /// its like goes to the same collector. One per process. Default off.
+    pub fn metrics_facade(mut self, on: bool) -> Self {
+        self.facade = on;
+        self
+    }
+
+    /// Called, on the aggregator's thread, at most once per kind of warning.
+    pub fn on_warning(mut self, warn: impl Fn(&Warning) + Send + Sync + 'static) -> Self {
+        self.on_warning = Box::new(warn);
+        self
+    }
+
+    /// Starts the aggregator.
+    ///
+    /// # Errors
+    /// See [`BuildError`]. A sampler that is unavailable or a collector that does not answer is a
+    /// [`Warning`], not an error.
+    pub fn build(self) -> Result<Sandscope, BuildError> {
+        static NEXT_SCOPE: AtomicU64 = AtomicU64::new(1);
+        let sampler = if self.hz > 0.0 { sampler::install() } else { Ok(()) };
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let shared = Arc::new(Shared {
+            scope: NEXT_SCOPE.fetch_add(1, Ordering::Relaxed),
+            hz: if sampler.is_ok() { self.hz } else { 0.0 },
+            resource: self.resource.clone(),
+            codes: CodeRegistry::default(),
+            workloads: Mutex::default(),
+            unsampled: AtomicU64::new(0),
+            lost_commands: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            commands,
+        });
+        if let Err(reason) = sampler {
+            (self.on_warning)(&Warning::Sampler(reason));
+        }
+        let thread = aggregate::start(Arc::clone(&shared), inbox, self)?;
+        Ok(Sandscope(Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) })))
+    }
+}
+
+/// What threads of guests, the embedder and the aggregator share.
+pub(crate) struct Shared {
+    pub(crate) scope: u64,
+    pub(crate) hz: f64,
+    pub(crate) resource: Resource,
+    pub(crate) codes: CodeRegistry,
+    pub(crate) workloads: Mutex<Vec<Arc<Figures>>>,
+    pub(crate) unsampled: AtomicU64,
+    pub(crate) lost_commands: AtomicU64,
+    pub(crate) closed: AtomicBool,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Shared {
+    /// Hands something to the aggregator without waiting; counts what finds no room.
+    pub(crate) fn tell(&self, command: Command) {
+        if self.commands.try_send(command).is_err() {
+            self.lost_commands.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The figures of a workload, made at first sight.
+    pub(crate) fn figures(&self, id: &WorkloadId) -> Arc<Figures> {
+        let mut workloads = self.workloads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = workloads.iter().find(|figures| figures.id() == id) {
+            return Arc::clone(known);
+        }
+        let figures = Arc::new(Figures::new(id.clone(), workloads.len() as u32));
+        workloads.push(Arc::clone(&figures));
+        figures
+    }
+
+    pub(crate) fn all_figures(&self) -> Vec<Arc<Figures>> {
+        self.workloads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// An instrumented host: makes engines observable, loads guests, and sends what they do. Cheap to clone; the
+/// last clone's drop, or [`Sandscope::shutdown`], sends what is left.
+#[derive(Clone)]
+pub struct Sandscope(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Sandscope {
+    /// Default settings.
+    pub fn builder() -> Builder {
+        Builder {
+            resource: Resource {
+                service: "sandscope".to_owned(),
+                instance: instance_id(),
+                host: host_name(),
+                arch: architecture().to_owned(),
+                region: "local".to_owned(),
+                engine: "wasmtime".to_owned(),
+                engine_version: ENGINE_VERSION.to_owned(),
+            },
+            hz: 99.0,
+            otlp: None,
+            interval: Duration::from_secs(10),
+            record: None,
+            facade: false,
+            on_warning: Box::new(|_| ()),
+        }
+    }
+
+    /// Sets what the probes need on an engine's configuration. None of it changes the speed of guests.
+    ///
+    /// Debug info is never read by the engine: hostile DWARF can end the process there.
+    pub fn configure(&self, config: &mut wasmtime::Config) {
+        config
+            .generate_address_map(true)
+            .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(sampler::MAX_FRAMES))
+            .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    /// Sends and writes what is left, within a few seconds, and stops. Calls made later run unobserved.
+    pub fn shutdown(&self) {
+        self.0.stop();
+    }
+}
+
+impl Handle {
+    fn stop(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
+        self.shared.closed.store(true, Ordering::Release);
+        // The aggregator looks at the flag at each drain too, should its inbox be full.
+        self.shared.tell(Command::Stop);
+        if thread.join().is_err() {
+            self.shared.lost_commands.fetch_add(1, Ordering::Relaxed);
+        }
+        sampler::release(self.shared.scope);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Version of the engine that this crate was built with.
+pub const ENGINE_VERSION: &str = "48.0.8";
+
+/// Nanoseconds since 1970.
+pub(crate) fn unix_nanos(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// `host.arch` as OpenTelemetry spells it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Unique per boot of a process on a machine: time, process, and a counter for several in one process.
+fn instance_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let nanos = unix_nanos(SystemTime::now());
+    format!("{nanos:016x}-{:x}-{:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    /// The version that telemetry names is the engine's real one.
+    #[test]
+    fn engine_version_is_the_locked_one() {
+        let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock")).unwrap();
+        let entry = lock.split("[[package]]").find(|p| p.contains("name = \"wasmtime\"\n")).unwrap();
+        assert!(entry.contains(&format!("version = \"{}\"", super::ENGINE_VERSION)), "{entry}");
+    }
+}

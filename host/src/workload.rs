@@ -1,0 +1,302 @@
+//! What is measured of one workload version: counters and histograms that any thread updates without a
+//! lock, and the store's part that follows its memories.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use sandscope_model::{AtomicHistogram, WorkloadId};
+use sandscope_proto::metric::{Metric, attribute};
+use sandscope_proto::otlp::{Point, PointValue};
+use wasmtime::{ResourceLimiter, Result, Trap};
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It returned, or exited with code 0.
+    Ok,
+    /// It exited with another code, or failed in the host.
+    Error,
+    /// It trapped.
+    Trap,
+}
+
+impl Outcome {
+    const ALL: [Self; 3] = [Self::Ok, Self::Error, Self::Trap];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::Trap => "trap",
+        }
+    }
+}
+
+/// Room for every trap code of the engine; codes are small consecutive numbers.
+const TRAP_CODES: usize = 64;
+
+/// Figures of one workload version in this process.
+///
+/// # Cost
+/// A call is two clock readings and three relaxed additions.
+pub struct Figures {
+    id: WorkloadId,
+    /// Index into the scope's workloads; what samples carry.
+    pub(crate) ordinal: u32,
+    calls: [AtomicHistogram; 3],
+    instantiation: AtomicHistogram,
+    compile: AtomicHistogram,
+    traps: [AtomicU64; TRAP_CODES],
+    memory: AtomicI64,
+    memory_limit: AtomicI64,
+    grows: AtomicU64,
+    refused: AtomicU64,
+    instances: AtomicI64,
+    threads: AtomicI64,
+    /// Written by the aggregator.
+    pub(crate) samples: AtomicU64,
+    pub(crate) cpu_ns: AtomicU64,
+}
+
+impl Figures {
+    pub(crate) fn new(id: WorkloadId, ordinal: u32) -> Self {
+        Self {
+            id,
+            ordinal,
+            calls: Default::default(),
+            instantiation: AtomicHistogram::default(),
+            compile: AtomicHistogram::default(),
+            traps: [const { AtomicU64::new(0) }; TRAP_CODES],
+            memory: AtomicI64::new(0),
+            memory_limit: AtomicI64::new(0),
+            grows: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            instances: AtomicI64::new(0),
+            threads: AtomicI64::new(0),
+            samples: AtomicU64::new(0),
+            cpu_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// Name and version.
+    pub fn id(&self) -> &WorkloadId {
+        &self.id
+    }
+
+    pub(crate) fn called(&self, outcome: Outcome, ns: u64) {
+        self.calls[outcome as usize].record_ns(ns);
+    }
+
+    pub(crate) fn trapped(&self, trap: Trap) {
+        if let Some(count) = self.traps.get(trap as usize) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn instantiated(&self, ns: u64) {
+        self.instantiation.record_ns(ns);
+    }
+
+    pub(crate) fn compiled(&self, ns: u64) {
+        self.compile.record_ns(ns);
+    }
+
+    pub(crate) fn threads(&self, change: i64) {
+        self.threads.fetch_add(change, Relaxed);
+    }
+
+    /// The metric points of this moment. Streams that never had a value are left out.
+    pub(crate) fn points(&self, out: &mut Vec<Point>) {
+        let gauge = |value: &AtomicI64| PointValue::Gauge(value.load(Relaxed) as f64);
+        let point = |metric, value| Point::of(metric, Some(&self.id), value);
+        for outcome in Outcome::ALL {
+            let histogram = self.calls[outcome as usize].snapshot();
+            if histogram.count > 0 {
+                out.push(
+                    point(Metric::CallDuration, PointValue::Histogram(histogram))
+                        .with(attribute::OUTCOME, outcome.name()),
+                );
+            }
+        }
+        for (metric, histogram) in
+            [(Metric::InstantiationDuration, &self.instantiation), (Metric::CompileDuration, &self.compile)]
+        {
+            let histogram = histogram.snapshot();
+            if histogram.count > 0 {
+                out.push(point(metric, PointValue::Histogram(histogram)));
+            }
+        }
+        for (code, count) in self.traps.iter().enumerate() {
+            let count = count.load(Relaxed);
+            if let (Some(trap), 1..) = (Trap::from_u8(code as u8), count) {
+                out.push(
+                    point(Metric::Traps, PointValue::Counter(count as f64))
+                        .with(attribute::TRAP_CODE, trap_code(trap)),
+                );
+            }
+        }
+        for (outcome, count) in [("ok", &self.grows), ("refused", &self.refused)] {
+            let count = count.load(Relaxed);
+            if count > 0 {
+                out.push(
+                    point(Metric::MemoryGrows, PointValue::Counter(count as f64))
+                        .with(attribute::GROW_OUTCOME, outcome),
+                );
+            }
+        }
+        out.push(point(Metric::MemorySize, gauge(&self.memory)));
+        if self.memory_limit.load(Relaxed) > 0 {
+            out.push(point(Metric::MemoryLimit, gauge(&self.memory_limit)));
+        }
+        out.push(point(Metric::InstanceCount, gauge(&self.instances)));
+        out.push(point(Metric::ThreadCount, gauge(&self.threads)));
+        out.push(point(Metric::Samples, PointValue::Counter(self.samples.load(Relaxed) as f64)));
+        out.push(point(Metric::CpuTime, PointValue::Counter(self.cpu_ns.load(Relaxed) as f64 * 1e-9)));
+    }
+}
+
+/// The engine's name of a trap in snake case: `UnreachableCodeReached` is `unreachable_code_reached`.
+pub fn trap_code(trap: Trap) -> String {
+    let mut out = String::new();
+    for c in format!("{trap:?}").chars() {
+        if c.is_ascii_uppercase() && !out.is_empty() {
+            out.push('_');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
+/// The part of a store that sandscope follows: put it into the store's data and name it in
+/// [`wasmtime::Store::limiter`].
+///
+/// # Accuracy
+/// Sizes are exact at each growth. The engine reports growth of linear memories and of GC heaps alike, so
+/// both are in the sum; shared memories are not reported.
+pub struct StoreProbe {
+    figures: Arc<Figures>,
+    size: usize,
+    last_growth: usize,
+    limit: Option<usize>,
+    inner: Option<Box<dyn ResourceLimiter + Send + Sync>>,
+}
+
+impl StoreProbe {
+    pub(crate) fn new(figures: &Arc<Figures>) -> Self {
+        figures.instances.fetch_add(1, Relaxed);
+        Self { figures: Arc::clone(figures), size: 0, last_growth: 0, limit: None, inner: None }
+    }
+
+    /// Refuses growth of the store's memories beyond `bytes` in all.
+    pub fn with_limit(mut self, bytes: usize) -> Self {
+        self.figures.memory_limit.fetch_add(bytes as i64, Relaxed);
+        self.limit = Some(bytes);
+        self
+    }
+
+    /// Asks an embedder's own limiter too; it decides first.
+    pub fn with_limiter(mut self, inner: impl ResourceLimiter + Send + Sync + 'static) -> Self {
+        self.inner = Some(Box::new(inner));
+        self
+    }
+
+    fn refused(&self) -> Result<bool> {
+        self.figures.refused.fetch_add(1, Relaxed);
+        Ok(false)
+    }
+}
+
+impl ResourceLimiter for StoreProbe {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        let growth = desired.saturating_sub(current);
+        if let Some(inner) = &mut self.inner
+            && !inner.memory_growing(current, desired, maximum)?
+        {
+            return self.refused();
+        }
+        if maximum.is_some_and(|maximum| desired > maximum)
+            || self.limit.is_some_and(|limit| self.size.saturating_add(growth) > limit)
+        {
+            return self.refused();
+        }
+        self.last_growth = growth;
+        self.size += growth;
+        self.figures.memory.fetch_add(growth as i64, Relaxed);
+        if current > 0 {
+            self.figures.grows.fetch_add(1, Relaxed);
+        }
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> Result<()> {
+        // Reported after a growth that was allowed above; what it added did not come to be.
+        self.size -= self.last_growth;
+        self.figures.memory.fetch_sub(self.last_growth as i64, Relaxed);
+        self.last_growth = 0;
+        self.figures.refused.fetch_add(1, Relaxed);
+        match &mut self.inner {
+            Some(inner) => inner.memory_grow_failed(error),
+            None => Ok(()),
+        }
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        match &mut self.inner {
+            Some(inner) => inner.table_growing(current, desired, maximum),
+            None => Ok(maximum.is_none_or(|maximum| desired <= maximum)),
+        }
+    }
+
+    fn instances(&self) -> usize {
+        self.inner.as_ref().map_or(10_000, |inner| inner.instances())
+    }
+
+    fn tables(&self) -> usize {
+        self.inner.as_ref().map_or(10_000, |inner| inner.tables())
+    }
+
+    fn memories(&self) -> usize {
+        self.inner.as_ref().map_or(10_000, |inner| inner.memories())
+    }
+}
+
+impl Drop for StoreProbe {
+    fn drop(&mut self) {
+        self.figures.memory.fetch_sub(self.size as i64, Relaxed);
+        self.figures.instances.fetch_sub(1, Relaxed);
+        if let Some(limit) = self.limit {
+            self.figures.memory_limit.fetch_sub(limit as i64, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(figures: &Figures) -> i64 {
+        figures.memory.load(Relaxed)
+    }
+
+    /// Growth, refusal and the store's end are all visible in the workload's memory.
+    #[test]
+    fn memory_follows_the_store() {
+        let figures = Arc::new(Figures::new(WorkloadId::new("w", "1"), 1));
+        let mut probe = StoreProbe::new(&figures).with_limit(1000);
+        assert!(probe.memory_growing(0, 600, None).unwrap());
+        assert!(!probe.memory_growing(600, 1200, None).unwrap());
+        assert!(probe.memory_growing(600, 900, None).unwrap());
+        assert_eq!(memory(&figures), 900);
+        probe.memory_grow_failed(wasmtime::Error::msg("no pages")).unwrap();
+        assert_eq!(memory(&figures), 600);
+        drop(probe);
+        assert_eq!((memory(&figures), figures.instances.load(Relaxed)), (0, 0));
+        assert_eq!(figures.refused.load(Relaxed), 2);
+    }
+
+    #[test]
+    fn trap_codes_are_snake_case() {
+        assert_eq!(trap_code(Trap::MemoryOutOfBounds), "memory_out_of_bounds");
+        assert_eq!(trap_code(Trap::StackOverflow), "stack_overflow");
+    }
+}
