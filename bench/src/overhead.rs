@@ -24,7 +24,10 @@ pub fn run(quick: bool) -> Result<()> {
     let otlp = format!("http://{}", collector.otlp_addr());
     runtime.spawn(collector.run(std::future::pending()));
 
-    println!("{rounds} rounds a guest, blocks of {} ms, 99 Hz, OTLP to a live collector; median (quartiles)", BLOCK_NS / 1_000_000);
+    println!(
+        "{rounds} rounds a guest, blocks of {} ms, 99 Hz, OTLP to a live collector; median (quartiles)",
+        BLOCK_NS / 1_000_000
+    );
     println!();
     println!("| guest | guest time | process CPU | noise: bare/bare time | noise: CPU | added memory |");
     println!("|---|---|---|---|---|---|");

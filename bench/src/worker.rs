@@ -7,8 +7,8 @@ use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use sandscope_host::runner::{Command, Grants, GuestFile, Runner, Stdio};
 use sandscope_host::Sandscope;
+use sandscope_host::runner::{Command, Grants, GuestFile, Runner, Stdio};
 use wasmtime::{Engine, InstancePre, Linker, Module, Store, Val};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
@@ -23,11 +23,12 @@ pub fn run(guest: &str, mode: &str, otlp: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     match mode {
         "bare" => {
-            let bare = Bare::new(guest)?;
-            serve(|| runtime.block_on(bare.call(guest, &photo)))
+            let bare = Bare::new(guest).map_err(plain)?;
+            serve(|| runtime.block_on(bare.call(guest, &photo)).map_err(plain))
         }
         "instrumented" => {
-            let scope = Sandscope::builder().service("bench").otlp(otlp).interval(Duration::from_secs(2)).build()?;
+            let scope =
+                Sandscope::builder().service("bench").otlp(otlp).interval(Duration::from_secs(2)).build()?;
             let path = guests::folder().join(format!("{}.wasm", guest.name));
             let command = Runner::new(&scope)?.command(&GuestFile::read(&path, None, None)?)?;
             serve(|| runtime.block_on(instrumented(&command, guest, &photo)))
@@ -66,13 +67,19 @@ async fn instrumented(command: &Command, guest: &Guest, photo: &[u8]) -> Result<
     Ok(())
 }
 
+/// The engine's error, which is no `std::error::Error`, as ours.
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn plain(error: wasmtime::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
+}
+
 /// The engine as an embedder without sandscope has it.
 struct Bare {
     pre: InstancePre<WasiP1Ctx>,
 }
 
 impl Bare {
-    fn new(guest: &Guest) -> Result<Self> {
+    fn new(guest: &Guest) -> wasmtime::Result<Self> {
         let mut config = wasmtime::Config::new();
         config.wasm_gc(true).wasm_function_references(true).wasm_exceptions(true);
         let engine = Engine::new(&config)?;
@@ -82,7 +89,7 @@ impl Bare {
         Ok(Self { pre: linker.instantiate_pre(&module)? })
     }
 
-    async fn call(&self, guest: &Guest, photo: &[u8]) -> Result<()> {
+    async fn call(&self, guest: &Guest, photo: &[u8]) -> wasmtime::Result<()> {
         let mut wasi = WasiCtxBuilder::new();
         wasi.arg(guest.name).args(guest.args);
         wasi.stdin(MemoryInputPipe::new(photo.to_vec()));
@@ -95,9 +102,14 @@ impl Bare {
                 start.call_async(&mut store, ()).await?;
             }
             Some(function) => {
-                let function = instance.get_func(&mut store, function).context("no such function")?;
-                let args: Vec<Val> =
-                    guest.args.iter().map(|arg| arg.parse().map(Val::I32)).collect::<Result<_, _>>()?;
+                let function = instance
+                    .get_func(&mut store, function)
+                    .ok_or_else(|| wasmtime::Error::msg("no such function"))?;
+                let args: Vec<Val> = guest
+                    .args
+                    .iter()
+                    .map(|arg| arg.parse().map(Val::I32))
+                    .collect::<std::result::Result<_, _>>()?;
                 function.call_async(&mut store, &args, &mut [Val::I32(0)]).await?;
             }
         }

@@ -1,1 +1,30 @@
-//! collector
+//! The collector: OTLP/gRPC in, live state in memory, debug info by id, the query service.
+//!
+//! ```text
+//! hosts --OTLP--> intake --Batch--> state (one task owns Live) <--questions-- query <-- terminal UI
+//!       --Agent--> agent --pieces--> debug (store by module id) <--DebugInfo----'
+//! ```
+//! `live` and `debug::store` are cores: no I/O, no clock, no task. What stands between intake and state is a
+//! `Batch` with its time of arrival, so a durable log can take its place there. Nothing here prints: the
+//! [`Account`] counts, and the program that embeds this decides what to say.
+//!
+//! Durability and history do not live here yet: what is held is lost when the process ends, and counters are
+//! complete again as soon as the hosts have sent once, because they send cumulative values.
+//!
+//! # Security
+//! Nobody is authenticated: both listeners belong on localhost or a trusted network. What a sender says of its
+//! region, service and workload is taken at its word.
+
+mod account;
+mod agent;
+mod config;
+mod debug;
+mod intake;
+mod live;
+mod query;
+mod server;
+mod state;
+
+pub use account::{Account, Dropped};
+pub use config::{BindError, Config, Limits, ServeError};
+pub use server::Collector;

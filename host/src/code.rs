@@ -115,7 +115,9 @@ impl Code {
         let mut last: Option<(u32, u32)> = None;
         for text in wanted {
             let function = self.function(text);
-            while let Some((_, position)) = map.peek().copied().filter(|(at, _)| *at as u64 <= u64::from(text)) {
+            while let Some((_, position)) =
+                map.peek().copied().filter(|(at, _)| *at as u64 <= u64::from(text))
+            {
                 let at = map.next().map_or(0, |(at, _)| at as u32);
                 last = position.map(|position| (at, position)).or(last);
             }

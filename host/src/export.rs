@@ -87,7 +87,8 @@ impl Exporter {
         exporter.running = None;
         match done {
             Ok(done) => {
-                let counter = if done.failure.is_none() { &mut exporter.exported } else { &mut exporter.failed };
+                let counter =
+                    if done.failure.is_none() { &mut exporter.exported } else { &mut exporter.failed };
                 *counter += 1;
                 done
             }

@@ -31,7 +31,7 @@ mod scope;
 mod trap;
 mod workload;
 
-pub use load::{Loaded, ThreadGuard, Workload};
+pub use load::{Loaded, Workload};
 pub use sampler::Unavailable;
 pub use sandscope_model::{ModuleId, WorkloadId};
 pub use scope::{BuildError, Builder, ENGINE_VERSION, Sandscope, Warning};

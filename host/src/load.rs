@@ -66,7 +66,13 @@ impl Sandscope {
     ///
     /// # Errors
     /// The engine's, if the bytes are no valid module.
-    pub fn load_module(&self, engine: &Engine, bytes: &[u8], id: &WorkloadId, name: &str) -> Result<Loaded<Module>> {
+    pub fn load_module(
+        &self,
+        engine: &Engine,
+        bytes: &[u8],
+        id: &WorkloadId,
+        name: &str,
+    ) -> Result<Loaded<Module>> {
         let started = Instant::now();
         let module = Module::new(engine, bytes)?;
         Ok(self.loaded(module.clone(), Artifact::Module(module), started, bytes, id, name))
@@ -149,7 +155,7 @@ impl Workload {
     /// What the future returns.
     pub async fn instantiate_async<R>(&self, instantiate: impl Future<Output = Result<R>>) -> Result<R> {
         let started = Instant::now();
-        let result = Observed::new(self, instantiate).await;
+        let result = Observed::run(self, instantiate).await;
         self.instantiated(started, result)
     }
 
@@ -172,12 +178,26 @@ impl Workload {
     /// What the future returns.
     pub async fn call_async<R>(&self, call: impl Future<Output = Result<R>>) -> Result<R> {
         let started = Instant::now();
-        let result = Observed::new(self, call).await;
+        let result = Observed::run(self, call).await;
         self.called(started, result)
     }
 
+    /// Samples what a thread of the guest does. It is part of the call that started it, so it is no call of its
+    /// own; a trap counts.
+    ///
+    /// # Errors
+    /// What the future returns.
+    pub async fn thread_async<R>(&self, body: impl Future<Output = Result<R>>) -> Result<R> {
+        let _counted = self.thread();
+        let result = Observed::run(self, body).await;
+        if let Err(error) = &result {
+            self.failed(error);
+        }
+        result
+    }
+
     /// Counts a thread that the guest started, until the guard is dropped.
-    pub fn thread(&self) -> ThreadGuard {
+    fn thread(&self) -> ThreadGuard {
         self.figures.threads(1);
         ThreadGuard(Arc::clone(&self.figures))
     }
@@ -226,8 +246,8 @@ impl Workload {
     }
 }
 
-/// A guest's thread, see [`Workload::thread`].
-pub struct ThreadGuard(Arc<Figures>);
+/// A guest's thread that is alive.
+struct ThreadGuard(Arc<Figures>);
 
 impl Drop for ThreadGuard {
     fn drop(&mut self) {
@@ -242,7 +262,7 @@ struct Observed<'a, F> {
 }
 
 impl<'a, F: Future> Observed<'a, F> {
-    fn new(workload: &'a Workload, future: F) -> impl Future<Output = F::Output> + use<'a, F> {
+    fn run(workload: &'a Workload, future: F) -> impl Future<Output = F::Output> + use<'a, F> {
         let mut observed = Self { workload, future: Some(Box::pin(future)) };
         poll_fn(move |context| {
             let _active = observed.workload.enter();

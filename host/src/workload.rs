@@ -195,7 +195,7 @@ impl StoreProbe {
     }
 
     /// Asks an embedder's own limiter too; it decides first.
-    pub fn with_limiter(mut self, inner: impl ResourceLimiter + Send + Sync + 'static) -> Self {
+    pub fn with_limiter(mut self, inner: impl ResourceLimiter + Sync + 'static) -> Self {
         self.inner = Some(Box::new(inner));
         self
     }

@@ -37,7 +37,7 @@ impl FlameTree {
     /// Adds a stack given root first.
     pub fn add(&mut self, stack: impl IntoIterator<Item = u32>, value: u64) {
         let mut at = Self::ROOT;
-        self.nodes[0].total += value;
+        add(&mut self.nodes[0].total, value);
         for key in stack {
             at = match self.edges.get(&(at, key)) {
                 Some(&child) => child,
@@ -49,9 +49,9 @@ impl FlameTree {
                     child
                 }
             };
-            self.nodes[at as usize].total += value;
+            add(&mut self.nodes[at as usize].total, value);
         }
-        self.nodes[at as usize].own += value;
+        add(&mut self.nodes[at as usize].own, value);
     }
 
     /// A node by index.
@@ -88,6 +88,11 @@ impl FlameTree {
     }
 }
 
+/// Values come from peers: sums saturate.
+fn add(sum: &mut u64, value: u64) {
+    *sum = sum.saturating_add(value);
+}
+
 /// Self and total of each key over stacks given root first; a key that recurs counts once per stack.
 pub fn totals<'a>(stacks: impl IntoIterator<Item = (&'a [u32], u64)>) -> HashMap<u32, (u64, u64)> {
     let mut out: HashMap<u32, (u64, u64)> = HashMap::new();
@@ -98,10 +103,10 @@ pub fn totals<'a>(stacks: impl IntoIterator<Item = (&'a [u32], u64)>) -> HashMap
         seen.sort_unstable();
         seen.dedup();
         for &key in &seen {
-            out.entry(key).or_default().1 += value;
+            add(&mut out.entry(key).or_default().1, value);
         }
         if let Some(&leaf) = stack.last() {
-            out.entry(leaf).or_default().0 += value;
+            add(&mut out.entry(leaf).or_default().0, value);
         }
     }
     out

@@ -95,12 +95,11 @@ impl SourceFrame {
 pub fn short_name(function: &str) -> String {
     let mut out = String::with_capacity(function.len());
     let mut depth = 0usize;
-    let mut chars = function.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
+    for (at, c) in function.char_indices() {
         let starts_impl = c == '<' && (at == 0 || function[..at].ends_with([' ', '(', '&', '<']));
         match c {
             '<' if function[..at].ends_with("operator") || function[..at].ends_with("operator<") => {
-                out.push(c)
+                out.push(c);
             }
             '<' if depth == 0 && starts_impl => out.push(c),
             '<' => {

@@ -151,7 +151,7 @@ impl Profile {
 
     /// Samples in all.
     pub fn samples(&self) -> u64 {
-        self.weights.iter().map(|w| w.samples).sum()
+        self.weights.iter().fold(0, |sum, weight| sum.saturating_add(weight.samples))
     }
 
     /// Whether there is no stack.

@@ -2,8 +2,10 @@
 
 /// Seconds as `12.4 ms`, `3.1 s`, `250 ns`.
 pub fn duration(seconds: f64) -> String {
+    if seconds == 0.0 {
+        return "0".to_owned();
+    }
     let (scaled, unit) = match seconds.abs() {
-        s if s == 0.0 => return "0".to_owned(),
         s if s < 1e-6 => (seconds * 1e9, "ns"),
         s if s < 1e-3 => (seconds * 1e6, "µs"),
         s if s < 1.0 => (seconds * 1e3, "ms"),

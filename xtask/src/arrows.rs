@@ -39,8 +39,16 @@ const LIBRARIES: &[(&str, &[&str])] = &[
 
 /// Words that must not occur in the sources below a folder, with the reason.
 const MODULES: &[(&str, &[&str], &str)] = &[
-    ("tui/src/app", &["ratatui", "crossterm", "tokio", "tonic", "std::fs", "crate::view"], "the app is pure state"),
-    ("tui/src/view", &["tokio", "tonic", "crossterm", "std::fs", "crate::source"], "views draw from state alone"),
+    (
+        "tui/src/app",
+        &["ratatui", "crossterm", "tokio", "tonic", "std::fs", "crate::view"],
+        "the app is pure state",
+    ),
+    (
+        "tui/src/view",
+        &["tokio", "tonic", "crossterm", "std::fs", "crate::source"],
+        "views draw from state alone",
+    ),
     ("model/src", &["std::fs", "std::net", "std::time::Instant"], "the model does no I/O and has no clock"),
     ("symbols/src", &["std::fs", "std::net"], "bytes in, frames out"),
     ("host/src/sampler", &["wasmtime::"], "the sampler knows addresses, not modules"),
@@ -105,7 +113,8 @@ fn packages(metadata: &Value) -> Vec<String> {
 
 fn library(from: &str, to: &str) -> Option<String> {
     let (library, homes) = LIBRARIES.iter().find(|(library, _)| to.starts_with(library))?;
-    (!homes.contains(&from)).then(|| format!("{from} may not depend on {to}: {library} is for {}", homes.join(", ")))
+    (!homes.contains(&from))
+        .then(|| format!("{from} may not depend on {to}: {library} is for {}", homes.join(", ")))
 }
 
 fn sources(root: &Path, folder: &str, words: &[&str], reason: &str) -> Result<Vec<String>> {
@@ -118,7 +127,8 @@ fn sources(root: &Path, folder: &str, words: &[&str], reason: &str) -> Result<Ve
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+                let text =
+                    std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
                 let shown = path.strip_prefix(root).unwrap_or(&path).display().to_string();
                 breaches.extend(words_in(&text, words, &shown, reason));
             }

@@ -68,11 +68,8 @@ impl RawFold {
             sum.samples += 1;
             sum.value += sample.weight;
         };
-        let stack = RawStack {
-            workload: sample.workload,
-            truncated: sample.truncated,
-            pcs: sample.pcs.into(),
-        };
+        let stack =
+            RawStack { workload: sample.workload, truncated: sample.truncated, pcs: sample.pcs.into() };
         if self.stacks.len() < MAX_RAW || self.stacks.contains_key(&stack) {
             add(self.stacks.entry(stack).or_default());
         } else {

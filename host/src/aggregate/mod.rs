@@ -75,9 +75,11 @@ pub(crate) fn start(
             };
             runtime.block_on(async move {
                 let exporter = endpoint.map(|endpoint| Exporter::new(&endpoint, &shared.resource));
-                let agent = exporter.as_ref().map(|exporter| agent::spawn(exporter.channel(), &shared.resource));
+                let agent =
+                    exporter.as_ref().map(|exporter| agent::spawn(exporter.channel(), &shared.resource));
                 let (agent, agent_done) = agent.unzip();
-                let facade = settings.facade.then(|| facade::install(settings.otlp.as_deref(), &shared.resource));
+                let facade =
+                    settings.facade.then(|| facade::install(settings.otlp.as_deref(), &shared.resource));
                 let facade = match facade {
                     Some(Ok(facade)) => Some(facade),
                     Some(Err(facade::Installed)) => {

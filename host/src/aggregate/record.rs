@@ -58,7 +58,8 @@ impl Recorder {
     }
 
     pub(super) fn module(&mut self, code: &NewCode, debug: Option<&Compressed>) {
-        let info = ModuleInfo { id: code.id.clone(), workload: code.workload.clone(), name: code.name.clone() };
+        let info =
+            ModuleInfo { id: code.id.clone(), workload: code.workload.clone(), name: code.name.clone() };
         self.write(|writer| writer.module(&info, debug.map(|debug| &*debug.data)));
     }
 

@@ -10,9 +10,9 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::Grants;
 use super::error::{RunError, one_line};
 use super::threads::{SharedGuest, Spawner};
-use super::Grants;
 use crate::load::{Loaded, Workload};
 use crate::trap::TrapReport;
 use crate::workload::StoreProbe;
@@ -120,7 +120,8 @@ pub(super) fn component_linker(
 
 impl Command {
     pub(super) fn module(engine: &Engine, loaded: Loaded<Module>, name: &str) -> Result<Self, RunError> {
-        let link = |error: &wasmtime::Error| RunError::Link { name: name.to_owned(), message: one_line(error) };
+        let link =
+            |error: &wasmtime::Error| RunError::Link { name: name.to_owned(), message: one_line(error) };
         let mut linker: Linker<ModuleState> = Linker::new(engine);
         p1::add_to_linker_async(&mut linker, |state| &mut state.wasi).map_err(|error| link(&error))?;
         let workload = loaded.workload().clone();
@@ -138,7 +139,11 @@ impl Command {
         Ok(Self { kind: Kind::Module { pre, loaded, shared }, workload, name: name.to_owned() })
     }
 
-    pub(super) fn component(engine: &Engine, loaded: Loaded<Component>, name: &str) -> Result<Self, RunError> {
+    pub(super) fn component(
+        engine: &Engine,
+        loaded: Loaded<Component>,
+        name: &str,
+    ) -> Result<Self, RunError> {
         let linker = component_linker(engine, name)?;
         let workload = loaded.workload().clone();
         let pre = linker

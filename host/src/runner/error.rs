@@ -133,8 +133,8 @@ impl RunError {
         })
     }
 
-    pub(super) fn invalid(name: &str, bytes: &[u8], source: wasmtime::Error) -> Self {
-        let message = one_line(&source);
+    pub(super) fn invalid(name: &str, bytes: &[u8], source: &wasmtime::Error) -> Self {
+        let message = one_line(source);
         let truncated = wasmparser::Validator::new_with_features(wasmparser::WasmFeatures::all())
             .validate_all(bytes)
             .is_err_and(|error| error.offset() >= bytes.len() || error.message().contains("unexpected end"));

@@ -94,7 +94,11 @@ impl HttpGuest {
     ///
     /// # Errors
     /// The guest's trap, or an answer that is larger than 16 MiB.
-    pub async fn request(&self, request: hyper::Request<Bytes>, grants: &Grants) -> wasmtime::Result<Response> {
+    pub async fn request(
+        &self,
+        request: hyper::Request<Bytes>,
+        grants: &Grants,
+    ) -> wasmtime::Result<Response> {
         let request = request.map(|body| {
             http_body_util::Full::new(body).map_err(|never: std::convert::Infallible| match never {})
         });

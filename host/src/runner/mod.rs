@@ -106,7 +106,8 @@ impl GuestFile {
         }
         let bytes = std::fs::read(path).map_err(unreadable)?;
         let bytes = error::binary(path, bytes)?;
-        let stem = path.file_stem().map_or_else(|| "guest".to_owned(), |stem| stem.to_string_lossy().into_owned());
+        let stem =
+            path.file_stem().map_or_else(|| "guest".to_owned(), |stem| stem.to_string_lossy().into_owned());
         let file = path.file_name().map_or_else(|| stem.clone(), |name| name.to_string_lossy().into_owned());
         let id = ModuleId::of(&bytes);
         let workload = WorkloadId::new(name.unwrap_or(&stem), version.unwrap_or(id.short()));
@@ -151,13 +152,13 @@ impl Runner {
             let loaded = self
                 .scope
                 .load_component(&self.engine, &file.bytes, &file.workload, &file.name)
-                .map_err(|source| RunError::invalid(&file.name, &file.bytes, source))?;
+                .map_err(|source| RunError::invalid(&file.name, &file.bytes, &source))?;
             Command::component(&self.engine, loaded, &file.name)
         } else {
             let loaded = self
                 .scope
                 .load_module(&self.engine, &file.bytes, &file.workload, &file.name)
-                .map_err(|source| RunError::invalid(&file.name, &file.bytes, source))?;
+                .map_err(|source| RunError::invalid(&file.name, &file.bytes, &source))?;
             Command::module(&self.engine, loaded, &file.name)
         }
     }
@@ -173,7 +174,7 @@ impl Runner {
         let loaded = self
             .scope
             .load_component(&self.engine, &file.bytes, &file.workload, &file.name)
-            .map_err(|source| RunError::invalid(&file.name, &file.bytes, source))?;
+            .map_err(|source| RunError::invalid(&file.name, &file.bytes, &source))?;
         HttpGuest::new(&self.engine, loaded, &file.name)
     }
 }

@@ -3,15 +3,15 @@
 //! Each thread is an instance of the module in a store and on a thread of its own; all import the same
 //! memory. A trap in any of them ends the guest.
 
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::{Caller, ExternType, InstancePre, Linker, Module, Result, SharedMemory, Store};
 
+use super::Grants;
 use super::command::{self, Ended, ModuleState, module_store};
 use super::error::RunError;
-use super::Grants;
 use crate::load::{Loaded, Workload};
 
 /// Most threads that a guest may have at once.
@@ -43,7 +43,8 @@ impl SharedGuest {
         module: &Loaded<Module>,
         store: &Store<ModuleState>,
     ) -> Result<Option<Self>> {
-        let shared = module.imports().find(|import| matches!(import.ty(), ExternType::Memory(ty) if ty.is_shared()));
+        let shared =
+            module.imports().find(|import| matches!(import.ty(), ExternType::Memory(ty) if ty.is_shared()));
         let Some(import) = shared else { return Ok(None) };
         let spawn = |caller: Caller<'_, ModuleState>, arg: i32| -> i32 {
             caller.data().spawner.as_ref().map_or(-1, |spawner| spawner.spawn(arg))
@@ -133,8 +134,7 @@ impl Spawner {
         }
         let spawner = Arc::clone(self);
         let started = on_thread(format!("guest-{id}"), move || async move {
-            let _counted = spawner.workload.thread();
-            let result = spawner.thread(id, arg).await;
+            let result = spawner.workload.thread_async(spawner.thread(id, arg)).await;
             spawner.running.fetch_sub(1, Ordering::Relaxed);
             if let Err(error) = result {
                 // The first end is the guest's; what the others say after it is of no interest.
@@ -154,9 +154,9 @@ impl Spawner {
         let mut store =
             module_store(self.pre.module().engine(), &self.workload, &self.grants, Some(Arc::clone(self)))
                 .map_err(|error| wasmtime::Error::msg(error.to_string()))?;
-        let instance = self.workload.instantiate_async(self.pre.instantiate_async(&mut store)).await?;
+        let instance = self.pre.instantiate_async(&mut store).await?;
         let entry = instance.get_typed_func::<(i32, i32), ()>(&mut store, "wasi_thread_start")?;
-        self.workload.call_async(entry.call_async(&mut store, (id, arg))).await
+        entry.call_async(&mut store, (id, arg)).await
     }
 }
 

@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn finds_only_inside_ranges() {
         let table = TextTable { ranges: vec![range(10, 20), range(30, 40)] };
-        for (pc, want) in [(9, None), (10, Some(10)), (19, Some(10)), (20, None), (39, Some(30)), (40, None)] {
+        for (pc, want) in [(9, None), (10, Some(10)), (19, Some(10)), (20, None), (39, Some(30)), (40, None)]
+        {
             assert_eq!(table.find(pc).map(|r| r.start), want, "{pc}");
         }
     }

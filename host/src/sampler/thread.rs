@@ -239,11 +239,8 @@ pub(crate) struct Drained<'a> {
 ///
 /// One drain of a scope at a time.
 pub(crate) fn drain(scope: u64, mut each: impl FnMut(Drained<'_>)) -> u64 {
-    let states: Vec<&'static ThreadState> = lock(&STATES)
-        .iter()
-        .copied()
-        .filter(|state| state.scope.load(Ordering::Acquire) == scope)
-        .collect();
+    let states: Vec<&'static ThreadState> =
+        lock(&STATES).iter().copied().filter(|state| state.scope.load(Ordering::Acquire) == scope).collect();
     let mut dropped = 0;
     let mut pcs = Vec::with_capacity(super::MAX_FRAMES);
     for state in states {
@@ -313,7 +310,8 @@ mod tests {
         }
         assert!(taken >= RING / (super::super::MAX_FRAMES + HEADER));
         let mut drained = 0;
-        let dropped = drain(scope, |sample| drained += usize::from(sample.truncated || sample.pcs.len() < 512));
+        let dropped =
+            drain(scope, |sample| drained += usize::from(sample.truncated || sample.pcs.len() < 512));
         assert_eq!((drained, dropped), (taken, 1));
         release(scope);
     }

@@ -48,7 +48,7 @@ pub(super) fn walk(table: &TextTable, start: Registers, mut push: impl FnMut(usi
         fp = caller_fp;
     }
     let mut floor = start.sp;
-    while fp % 8 == 0 && fp >= floor && fp - start.sp < MAX_STACK {
+    while fp.is_multiple_of(8) && fp >= floor && fp - start.sp < MAX_STACK {
         // SAFETY: `fp` was set by the prologue of guest code (the interrupted function's, or that of the
         // caller whose return address was just found in guest text), so it points to the saved frame
         // pointer and the return address above it. Alignment and order were checked.
@@ -104,7 +104,8 @@ impl Code {
         }
         // Between `pop rbp` and the jump of a tail call there are only moves of the stack pointer.
         let after_pop = self.byte(pc.wrapping_sub(1)) == 0x5d;
-        let jump = at(0) == 0xe9 || (at(0) == 0xff && at(1) & 0xf8 == 0xe0) || (at(0) == 0x41 && at(1) == 0xff);
+        let jump =
+            at(0) == 0xe9 || (at(0) == 0xff && at(1) & 0xf8 == 0xe0) || (at(0) == 0x41 && at(1) == 0xff);
         let adjust = at(0) == 0x48 && matches!((at(1), at(2)), (0x83 | 0x81, 0xc4 | 0xec) | (0x8d, 0x64));
         if after_pop && (jump || adjust) { FrameState::NotPushed } else { FrameState::Complete }
     }

@@ -199,7 +199,7 @@ impl Tables {
             attribute_indices.push(self.attribute(attribute::WORKLOAD_VERSION, &workload.version));
         }
         otlp::Profile {
-            sample_type: sample_type.clone(),
+            sample_type,
             samples,
             time_unix_nano: batch.time_unix_nano,
             duration_nano: batch.duration_nano,

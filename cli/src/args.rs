@@ -1,0 +1,266 @@
+//! The flags, as clap sees them. Nothing here decides anything.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Observability and debugging for sandboxed (WebAssembly) workloads.
+#[derive(Debug, Parser)]
+#[command(name = "sandscope", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// Print every setting of the command and where it came from, and do nothing else.
+    #[arg(long, global = true)]
+    pub explain_config: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a WASI command, core module or component, instrumented.
+    #[command(after_help = "Example:\n  sandscope run --record run.mcap --dir . -- guest.wasm input.txt")]
+    Run(RunArgs),
+    /// Serve a wasi:http component, instrumented.
+    #[command(after_help = "Example:\n  sandscope serve --addr 127.0.0.1:8080 session.wasm")]
+    Serve(ServeArgs),
+    /// Start a collector.
+    #[command(after_help = "Example:\n  sandscope collect --otlp-listen 127.0.0.1:4317")]
+    Collect(CollectArgs),
+    /// Watch a collector in the terminal.
+    #[command(after_help = "Example:\n  sandscope top --connect http://127.0.0.1:4320")]
+    Top(TopArgs),
+    /// Open a recording in the terminal.
+    #[command(after_help = "Example:\n  sandscope open run.mcap")]
+    Open(OpenArgs),
+    /// A recording as text for a ticket, or as JSON for a script.
+    #[command(after_help = "Example:\n  sandscope report run.mcap --json | jq '.functions[0]'")]
+    Report(ReportArgs),
+    /// Offsets of a module to functions, files and lines.
+    #[command(after_help = "Example:\n  sandscope symbolize -m guest.wasm 0x1f3a 0x2042")]
+    Symbolize(SymbolizeArgs),
+    /// Regions, hosts, guests, load, a collector and the terminal UI, all on this machine.
+    #[command(after_help = "Example:\n  sandscope demo --regions 3")]
+    Demo(DemoArgs),
+    /// One region's host of the demo.
+    #[command(hide = true)]
+    DemoHost(DemoHostArgs),
+}
+
+/// Who the host is and where its telemetry goes.
+#[derive(Debug, Clone, Args)]
+pub struct Identity {
+    /// Region that the host stands in.
+    #[arg(long, env = "SANDSCOPE_REGION", default_value = "local")]
+    pub region: String,
+    /// Service that the host runs.
+    #[arg(long, env = "OTEL_SERVICE_NAME", default_value = "sandscope")]
+    pub service: String,
+    /// Name of the workload; by default the file's.
+    #[arg(long, value_name = "NAME")]
+    pub workload: Option<String>,
+    /// Version of the workload; by default 12 digits of the module id.
+    #[arg(long, value_name = "V")]
+    pub workload_version: Option<String>,
+    /// A collector's OTLP/gRPC address.
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp: Option<String>,
+    /// Seconds between exports.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub interval: Duration,
+    /// Write a recording to this file.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Samples per second of CPU time and thread; 0 takes none.
+    #[arg(long, default_value_t = 99.0)]
+    pub hz: f64,
+}
+
+/// What the guest is given.
+#[derive(Debug, Clone, Args)]
+pub struct Given {
+    /// Give the guest a directory, as HOST or HOST::GUEST.
+    #[arg(long = "dir", value_name = "HOST[::GUEST]")]
+    pub dirs: Vec<String>,
+    /// Give the guest an environment variable, as NAME=VALUE, or NAME to pass on the host's.
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Most linear memory of an instance, such as 64MiB.
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub max_memory: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub identity: Identity,
+    #[command(flatten)]
+    pub given: Given,
+    /// Call this exported function, with numbers as arguments, instead of running the command.
+    #[arg(long, value_name = "FUNCTION")]
+    pub invoke: Option<String>,
+    /// The guest.
+    pub module: PathBuf,
+    /// Its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub identity: Identity,
+    #[command(flatten)]
+    pub given: Given,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub addr: SocketAddr,
+    /// The guest.
+    pub component: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CollectArgs {
+    /// Address for OTLP/gRPC and for hosts.
+    #[arg(long, default_value = "127.0.0.1:4317")]
+    pub otlp_listen: SocketAddr,
+    /// Address for queries.
+    #[arg(long, default_value = "127.0.0.1:4320")]
+    pub query_listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// The collector's query address.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4320")]
+    pub connect: String,
+}
+
+#[derive(Debug, Args)]
+pub struct OpenArgs {
+    /// A recording.
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// A recording.
+    pub file: PathBuf,
+    /// JSON for scripts instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// Functions to list.
+    #[arg(long, default_value_t = 20)]
+    pub top: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct SymbolizeArgs {
+    /// The module or component.
+    #[arg(short, long, value_name = "FILE")]
+    pub module: PathBuf,
+    /// JSON for scripts instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// Whole-file byte offsets, decimal or 0x-hexadecimal; from stdin, one a line, if none is given.
+    pub addresses: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Regions, each a host process of its own.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=50))]
+    pub regions: u16,
+    /// No terminal UI: print at the end what it would show.
+    #[arg(long)]
+    pub headless: bool,
+    /// End after this time, such as 30s or 2m; headless runs end after 30s by default.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// JSON for scripts instead of text; headless only.
+    #[arg(long, requires = "headless")]
+    pub json: bool,
+    /// Folder with the guests' .wasm files; by default the one that this binary was built beside.
+    #[arg(long, value_name = "DIR")]
+    pub guests: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoHostArgs {
+    #[arg(long)]
+    pub region: String,
+    #[arg(long)]
+    pub otlp: String,
+    #[arg(long)]
+    pub guests: PathBuf,
+    /// Varies the load between regions.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.trim_end_matches('s').parse().map_err(|_| format!("{text:?} is no number"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
+    let factor = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no time, such as 30s"))?;
+    Duration::try_from_secs_f64(number * factor).map_err(|error| error.to_string())
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1_048_576.0,
+        "g" | "gib" => 1_073_741_824.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        _ => return Err(format!("{unit:?} is no unit of size; use KiB, MiB or GiB")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no size, such as 64MiB"))?;
+    let bytes = number * factor;
+    if (0.0..1e15).contains(&bytes) { Ok(bytes as usize) } else { Err(format!("{text:?} is out of range")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn units_parse() {
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("20"), Ok(Duration::from_secs(20)));
+        assert!(duration("5 parsecs").is_err());
+        assert_eq!(bytes("64MiB"), Ok(64 << 20));
+        assert!(bytes("-1").is_err());
+    }
+
+    /// Everything after the module is the guest's, flags included.
+    #[test]
+    fn guest_arguments_are_not_ours() {
+        let cli = Cli::parse_from(["sandscope", "run", "--hz", "199", "--", "a.wasm", "--record", "x"]);
+        let Command::Run(run) = cli.command else { panic!("run") };
+        assert_eq!((run.module.to_str(), run.args.len(), run.identity.record), (Some("a.wasm"), 2, None));
+        let cli = Cli::parse_from(["sandscope", "run", "a.wasm", "--hz", "1"]);
+        let Command::Run(run) = cli.command else { panic!("run") };
+        assert_eq!((run.args.len(), run.identity.hz), (2, 99.0));
+    }
+}

@@ -1,0 +1,56 @@
+//! One file per command; what they share about hosts and guests is here.
+
+pub mod collect;
+pub mod report;
+pub mod run;
+pub mod serve;
+pub mod symbolize;
+pub mod trap;
+pub mod ui;
+
+use std::path::PathBuf;
+
+use sandscope_host::Sandscope;
+use sandscope_host::runner::{Grants, Stdio};
+
+use crate::args::{Given, Identity};
+use crate::problem::{Problem, chain};
+
+/// Starts the instrumented host that the flags describe. Warnings go to stderr, each once.
+pub fn scope(identity: &Identity) -> Result<Sandscope, Problem> {
+    let mut builder = Sandscope::builder()
+        .service(&identity.service)
+        .region(&identity.region)
+        .hz(identity.hz)
+        .interval(identity.interval)
+        .metrics_facade(true)
+        .on_warning(|warning| eprintln!("sandscope: {warning}"));
+    if let Some(url) = &identity.otlp {
+        builder = builder.otlp(url);
+    }
+    if let Some(path) = &identity.record {
+        builder = builder.record(path);
+    }
+    builder.build().map_err(|error| Problem::usage(chain(&error)))
+}
+
+/// What the flags give to the guest, `args` its arguments with its name first.
+pub fn grants(given: &Given, args: Vec<String>) -> Grants {
+    let dirs = given
+        .dirs
+        .iter()
+        .map(|dir| match dir.split_once("::") {
+            Some((host, guest)) => (PathBuf::from(host), guest.to_owned()),
+            None => (PathBuf::from(dir), dir.clone()),
+        })
+        .collect();
+    let env = given
+        .env
+        .iter()
+        .filter_map(|entry| match entry.split_once('=') {
+            Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+            None => std::env::var(entry).ok().map(|value| (entry.clone(), value)),
+        })
+        .collect();
+    Grants { args, env, dirs, stdio: Stdio::Inherit, max_memory: given.max_memory }
+}

@@ -1,0 +1,23 @@
+//! `sandscope report`: a recording as text or JSON.
+
+use std::process::ExitCode;
+
+use sandscope_recording::Recording;
+
+use crate::args::ReportArgs;
+use crate::problem::{Problem, chain};
+use crate::report::Report;
+
+/// Prints the report.
+pub fn report(args: &ReportArgs) -> Result<ExitCode, Problem> {
+    let recording = Recording::open(&args.file).map_err(|error| {
+        Problem::usage(chain(&error)).next("Make one with `sandscope run --record FILE guest.wasm`.")
+    })?;
+    let report = Report::new(&recording, args.top);
+    if args.json {
+        println!("{}", report.json().map_err(Problem::internal)?);
+    } else {
+        print!("{}", report.text());
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,73 @@
+//! `sandscope run`: a guest to its end; stdio and exit code are the guest's.
+
+use std::process::ExitCode;
+
+use sandscope_host::runner::{Ended, GuestFile, RunError, Runner};
+
+use super::trap;
+use crate::args::RunArgs;
+use crate::problem::Problem;
+
+/// Exit code for a trap: what a shell shows for SIGABRT, as the wasmtime CLI has it.
+const TRAPPED: u8 = 134;
+/// Exit code after Ctrl-C: what a shell shows for SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// Runs the guest; the process's exit code.
+pub fn run(args: RunArgs) -> Result<ExitCode, Problem> {
+    let file = GuestFile::read(
+        &args.module,
+        args.identity.workload.as_deref(),
+        args.identity.workload_version.as_deref(),
+    )?;
+    let scope = super::scope(&args.identity)?;
+    let runner = Runner::new(&scope)?;
+    let command = runner.command(&file)?;
+    let mut argv = vec![args.module.to_string_lossy().into_owned()];
+    argv.extend(args.args.iter().cloned());
+    let grants = super::grants(&args.given, argv);
+    let runtime = crate::runtime()?;
+    let ended = runtime.block_on(async move {
+        // The guest has a worker of its own, so that Ctrl-C is seen while it computes.
+        let guest = tokio::spawn(async move {
+            match &args.invoke {
+                Some(function) => command.invoke(function, &args.args, &grants).await,
+                None => command.run(&grants).await,
+            }
+        });
+        tokio::select! {
+            ended = guest => Some(ended),
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
+    // A guest that is still computing, or blocked in a read, is not waited for.
+    runtime.shutdown_background();
+    scope.shutdown();
+    let ended: Result<Ended, RunError> = match ended {
+        None => return Ok(ExitCode::from(INTERRUPTED)),
+        Some(Ok(ended)) => ended,
+        Some(Err(panic)) => return Err(Problem::internal(format!("run the guest: {panic}"))),
+    };
+    match ended? {
+        Ended::Exit(code) => Ok(exit(code)),
+        Ended::Returned(values) => {
+            for value in values {
+                println!("{value}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Ended::Trapped(report) => {
+            trap::print(&report, &file);
+            if let Some(path) = &args.identity.record {
+                eprintln!("recording: {0}  (sandscope open {0})", path.display());
+            }
+            Ok(ExitCode::from(TRAPPED))
+        }
+    }
+}
+
+/// A guest's code as the process's: the low byte, as the operating system takes it, but never 0 for a failure.
+fn exit(code: i32) -> ExitCode {
+    let byte = (code & 0xff) as u8;
+    ExitCode::from(if code != 0 && byte == 0 { 1 } else { byte })
+}

@@ -1,0 +1,33 @@
+//! `sandscope serve`: a wasi:http component behind a socket.
+
+use std::process::ExitCode;
+
+use sandscope_host::runner::{GuestFile, Runner};
+
+use crate::args::ServeArgs;
+use crate::problem::Problem;
+
+/// Serves until Ctrl-C or SIGTERM.
+pub fn serve(args: &ServeArgs) -> Result<ExitCode, Problem> {
+    let file = GuestFile::read(
+        &args.component,
+        args.identity.workload.as_deref(),
+        args.identity.workload_version.as_deref(),
+    )?;
+    let scope = super::scope(&args.identity)?;
+    let guest = Runner::new(&scope)?.http(&file)?;
+    let grants = super::grants(&args.given, vec![file.name.clone()]);
+    let runtime = crate::runtime()?;
+    let result = runtime.block_on(async move {
+        let listener = tokio::net::TcpListener::bind(args.addr).await?;
+        eprintln!("sandscope: serving {} on http://{}", file.name, listener.local_addr()?);
+        guest.serve(listener, grants, crate::commands::collect::interrupted()).await
+    });
+    runtime.shutdown_background();
+    scope.shutdown();
+    result.map_err(|error| {
+        Problem::usage(format!("listen on {}: {error}", args.addr))
+            .next("Choose another address with --addr.")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,23 @@
+//! `sandscope top` and `sandscope open`: the terminal UI over its two sources.
+
+use std::process::ExitCode;
+
+use crate::args::{OpenArgs, TopArgs};
+use crate::problem::{Problem, chain};
+
+/// Watches a collector.
+pub fn top(args: &TopArgs) -> Result<ExitCode, Problem> {
+    let options = sandscope_tui::TopOptions { query_url: args.connect.clone(), title: args.connect.clone() };
+    crate::runtime()?.block_on(sandscope_tui::top(options)).map_err(|error| {
+        Problem::usage(chain(&error)).next("Run it in a terminal; see `sandscope top --help`.")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens a recording.
+pub fn open(args: &OpenArgs) -> Result<ExitCode, Problem> {
+    crate::runtime()?.block_on(sandscope_tui::open(&args.file)).map_err(|error| {
+        Problem::usage(chain(&error)).next("`sandscope report FILE` prints a recording without a terminal.")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

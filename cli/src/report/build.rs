@@ -1,0 +1,249 @@
+//! The document of a recording: what was recorded, section by section.
+
+use std::collections::BTreeMap;
+
+use sandscope_model::{Frame, ModuleId, Profile, SampleKind, SourceFrame};
+use sandscope_proto::metric::{Metric, attribute};
+use sandscope_proto::otlp::{Point, PointValue};
+use sandscope_proto::recording as wire;
+use sandscope_recording::{MetricStream, Recording};
+
+use super::functions::Functions;
+use super::json::{
+    Allocation, ColdStart, Counts, Document, Host, Memory, Module, Phases, RecordingInfo, Samples, Trap,
+    TrapFrame,
+};
+use super::symbols::Symbols;
+
+/// Everything that the report says, with the `top` functions and allocating stacks.
+pub(super) fn document(recording: &Recording, top: usize) -> Document {
+    let symbols = Symbols::of(recording);
+    let head = recording.head();
+    let samples = Samples {
+        cpu: counts(recording, SampleKind::Cpu),
+        wall: counts(recording, SampleKind::Wall),
+        alloc: counts(recording, SampleKind::Alloc),
+    };
+    let kind = [SampleKind::Cpu, SampleKind::Wall]
+        .into_iter()
+        .find(|kind| profiles(recording, *kind).any(|profile| !profile.is_empty()));
+    let mut functions = Functions::default();
+    for profile in kind.into_iter().flat_map(|kind| profiles(recording, kind)) {
+        functions.add(profile, &symbols);
+    }
+    let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let resource = &head.resource;
+    Document {
+        recording: RecordingInfo {
+            complete: recording.complete(),
+            duration_s: recording.duration_s(),
+            format_version: recording.format_version(),
+            missing: recording.missing().map(str::to_owned),
+            trigger: known(&head.trigger),
+            started_s: (head.started_unix_nano > 0).then_some(head.started_unix_nano as f64 / 1e9),
+        },
+        host: Host {
+            service: known(&resource.service),
+            region: known(&resource.region),
+            arch: known(&resource.arch),
+            engine: known(format!("{} {}", resource.engine, resource.engine_version).trim()),
+            host: known(&resource.host),
+        },
+        modules: modules(recording),
+        samples,
+        functions_kind: kind.map(SampleKind::name),
+        functions: functions.top(top),
+        memory: memory(recording),
+        stack: Vec::new(),
+        allocations: allocations(recording, &symbols, top),
+        locks: Vec::new(),
+        gc: Vec::new(),
+        host_calls: Vec::new(),
+        cold_starts: cold_starts(recording),
+        traps: recording
+            .traps()
+            .iter()
+            .map(|trap| one_trap(trap, head.started_unix_nano, &symbols))
+            .collect(),
+        notes: symbols.notes,
+    }
+}
+
+fn profiles(recording: &Recording, kind: SampleKind) -> impl Iterator<Item = &Profile> {
+    recording.profiles().iter().filter(move |profile| profile.kind == kind).map(|profile| &profile.profile)
+}
+
+fn modules(recording: &Recording) -> Vec<Module> {
+    let with_debug: Vec<&ModuleId> = recording.debug_ids().collect();
+    recording
+        .modules()
+        .iter()
+        .map(|module| Module {
+            id: module.id.to_string(),
+            name: module.name.clone(),
+            version: (!module.workload.version.is_empty()).then(|| module.workload.version.to_string()),
+            workload: module.workload.name.to_string(),
+            debug_info: with_debug.contains(&&module.id),
+        })
+        .collect()
+}
+
+/// `None` if that kind was not recorded. A sampler that was on and saw nothing has counted: 0.
+fn counts(recording: &Recording, kind: SampleKind) -> Option<Counts> {
+    let was_on = kind == SampleKind::Cpu && recording.head().hz > 0.0;
+    let mut all = recording.profiles().iter().filter(|profile| profile.kind == kind).peekable();
+    if all.peek().is_none() && !was_on {
+        return None;
+    }
+    let mut out = Counts { hz: was_on.then_some(recording.head().hz), ..Counts::default() };
+    let mut lost = 0;
+    for profile in all {
+        out.count += profile.profile.samples();
+        out.dropped += profile.dropped;
+        lost += profile.lost;
+        out.hz = Some(profile.hz).filter(|hz| *hz > 0.0).or(out.hz);
+    }
+    if kind == SampleKind::Cpu {
+        // A host counts drops with each batch, or for itself as a whole: never in both places.
+        let whole: f64 = streams(recording, Metric::SamplesDropped).filter_map(|s| number(&s.point)).sum();
+        out.dropped = out.dropped.max(whole as u64);
+    }
+    out.dropped += lost;
+    Some(out)
+}
+
+fn streams(recording: &Recording, metric: Metric) -> impl Iterator<Item = &MetricStream> {
+    recording.metrics().iter().filter(move |stream| stream.point.name == metric.name())
+}
+
+fn number(point: &Point) -> Option<f64> {
+    match point.value {
+        PointValue::Counter(value) | PointValue::Gauge(value) => Some(value),
+        PointValue::Histogram(_) => None,
+    }
+}
+
+fn memory(recording: &Recording) -> Vec<Memory> {
+    let streams_of = |metric, of: &MetricStream| {
+        let workload = of.point.workload.clone();
+        streams(recording, metric).filter(move |stream| stream.point.workload == workload)
+    };
+    let grows = |outcome: &str, of: &MetricStream| -> u64 {
+        streams_of(Metric::MemoryGrows, of)
+            .filter(|stream| stream.point.attribute(attribute::GROW_OUTCOME) == Some(outcome))
+            .filter_map(|stream| number(&stream.point))
+            .sum::<f64>() as u64
+    };
+    streams(recording, Metric::MemorySize)
+        .filter_map(|stream| {
+            let workload = stream.point.workload.as_ref()?;
+            let mut ids = recording.modules().iter().filter(|m| m.workload == *workload).map(|m| &m.id);
+            let only = ids.next().filter(|_| ids.next().is_none());
+            Some(Memory {
+                module: only.map(ToString::to_string),
+                index: None,
+                size: number(&stream.point).map(|size| size as u64),
+                // An instance that lived between two measurements was never seen: that is unknown, not 0.
+                peak: stream.peak.filter(|peak| *peak > 0.0).map(|peak| peak as u64),
+                resident: None,
+                limit: streams_of(Metric::MemoryLimit, stream).find_map(|s| s.peak).map(|limit| limit as u64),
+                // Hosts that count memory count its growth, and leave the stream out while it is 0.
+                grows: Some(grows("ok", stream)),
+                refused: Some(grows("refused", stream)),
+                workload: workload.name.to_string(),
+            })
+        })
+        .collect()
+}
+
+fn cold_starts(recording: &Recording) -> Vec<ColdStart> {
+    let mut all: BTreeMap<_, ColdStart> = BTreeMap::new();
+    for metric in [Metric::CompileDuration, Metric::InstantiationDuration] {
+        for stream in streams(recording, metric) {
+            let (Some(workload), PointValue::Histogram(times)) =
+                (&stream.point.workload, &stream.point.value)
+            else {
+                continue;
+            };
+            if times.count == 0 {
+                continue;
+            }
+            let start = all.entry(workload.clone()).or_insert_with(|| ColdStart {
+                workload: workload.name.to_string(),
+                cache: "none",
+                phases: Phases::default(),
+                count: None,
+            });
+            let mean = Some(times.sum / times.count as f64);
+            if metric == Metric::CompileDuration {
+                start.phases.compile_s = mean;
+            } else {
+                start.phases.instantiate_s = mean;
+                start.count = Some(times.count);
+            }
+        }
+    }
+    all.into_values().collect()
+}
+
+fn allocations(recording: &Recording, symbols: &Symbols, top: usize) -> Vec<Allocation> {
+    let mut heaviest: Vec<_> = profiles(recording, SampleKind::Alloc)
+        .flat_map(|profile| profile.iter().map(move |(stack, weight)| (profile, stack, weight)))
+        .collect();
+    heaviest.sort_by_key(|(.., weight)| std::cmp::Reverse(weight.value));
+    heaviest.truncate(top);
+    let describe = |frame: &SourceFrame| match frame.place() {
+        Some(place) => format!("{} ({place})", frame.function),
+        None => frame.function.clone(),
+    };
+    let frames = |profile: &Profile, frame: u32| -> Vec<String> {
+        match profile.frames.get(frame as usize) {
+            Some(Frame::Host(name)) => vec![name.to_string()],
+            Some(Frame::Guest { module, offset }) => {
+                let module = profile.modules.get(*module as usize);
+                let known = module.and_then(|module| symbols.at(module, *offset));
+                known.map_or_else(
+                    || vec![format!("{offset:#x}")],
+                    |known| known.iter().map(describe).collect(),
+                )
+            }
+            None => Vec::new(),
+        }
+    };
+    heaviest
+        .into_iter()
+        .map(|(profile, stack, weight)| Allocation {
+            stack: stack.iter().flat_map(|&frame| frames(profile, frame)).collect(),
+            live: None,
+            allocated: weight.value,
+            count: weight.samples,
+        })
+        .collect()
+}
+
+fn one_trap(trap: &wire::Trap, started: u64, symbols: &Symbols) -> Trap {
+    let frames = trap.frames.iter().flat_map(|frame| {
+        let module = ModuleId::parse(&frame.module_id);
+        let known = module.as_ref().and_then(|module| symbols.at(module, frame.offset));
+        let sources =
+            known.map_or_else(|| vec![SourceFrame::by_index(frame.function)], |known| known.to_vec());
+        sources.into_iter().map(move |source| TrapFrame {
+            function: source.function,
+            file: source.file,
+            line: source.line,
+            column: source.column,
+            inlined: source.inlined,
+            module: module.as_ref().map(ToString::to_string),
+            offset: frame.offset,
+            variables: Vec::new(),
+        })
+    });
+    Trap {
+        code: trap.code.clone(),
+        message: trap.message.clone(),
+        workload: trap.workload.clone(),
+        frames: frames.collect(),
+        version: (!trap.workload_version.is_empty()).then(|| trap.workload_version.clone()),
+        at_s: (started > 0).then(|| trap.time_unix_nano.saturating_sub(started) as f64 / 1e9),
+    }
+}

@@ -1,0 +1,201 @@
+//! The document that `report --json` prints. Its fields are a promise to scripts: seconds, bytes, shares
+//! 0..1, `null` for what is unknown, an empty array where nothing was recorded. Fields may be added.
+
+use std::fmt::Write as _;
+
+use sandscope_model::text::visible;
+use serde::Serialize;
+
+/// All of it.
+#[derive(Debug, Serialize)]
+pub struct Document {
+    pub recording: RecordingInfo,
+    pub host: Host,
+    pub modules: Vec<Module>,
+    pub samples: Samples,
+    /// Kind of the samples that `functions` are of.
+    pub functions_kind: Option<&'static str>,
+    pub functions: Vec<Function>,
+    pub memory: Vec<Memory>,
+    pub stack: Vec<Never>,
+    pub allocations: Vec<Allocation>,
+    pub locks: Vec<Never>,
+    pub gc: Vec<Never>,
+    pub host_calls: Vec<Never>,
+    pub cold_starts: Vec<ColdStart>,
+    pub traps: Vec<Trap>,
+    /// Sentences on what limits the answers: debug info that is missing or unfit.
+    pub notes: Vec<String>,
+}
+
+/// What no probe records yet: its arrays stay empty.
+#[derive(Debug, Serialize)]
+pub enum Never {}
+
+/// The file.
+#[derive(Debug, Serialize)]
+pub struct RecordingInfo {
+    pub complete: bool,
+    pub duration_s: Option<f64>,
+    pub format_version: u32,
+    /// One sentence on what is missing.
+    pub missing: Option<String>,
+    /// `run`, `trap`.
+    pub trigger: Option<String>,
+    /// Seconds since 1970.
+    pub started_s: Option<f64>,
+}
+
+/// Where it was made.
+#[derive(Debug, Serialize)]
+pub struct Host {
+    pub service: Option<String>,
+    pub region: Option<String>,
+    pub arch: Option<String>,
+    /// Name and version.
+    pub engine: Option<String>,
+    pub host: Option<String>,
+}
+
+/// A module that ran.
+#[derive(Debug, Serialize)]
+pub struct Module {
+    pub id: String,
+    /// File or component name.
+    pub name: String,
+    /// Version of the workload.
+    pub version: Option<String>,
+    pub workload: String,
+    /// Whether the recording has its debug info.
+    pub debug_info: bool,
+}
+
+/// Samples by kind; `null` for a kind that was not recorded.
+#[derive(Debug, Default, Serialize)]
+pub struct Samples {
+    pub cpu: Option<Counts>,
+    pub wall: Option<Counts>,
+    pub alloc: Option<Counts>,
+}
+
+/// Samples of one kind.
+#[derive(Debug, Default, Serialize)]
+pub struct Counts {
+    pub count: u64,
+    /// Samples that the host could not keep, and those that a damaged file lost.
+    pub dropped: u64,
+    pub hz: Option<f64>,
+}
+
+/// A function, by name, file and module. Inlined functions count as functions of their own.
+#[derive(Debug, Serialize)]
+pub struct Function {
+    pub name: String,
+    pub file: Option<String>,
+    /// The line with the most samples.
+    pub line: Option<u32>,
+    /// Id of the module; `null` for host code.
+    pub module: Option<String>,
+    /// Share of all samples that ended in it.
+    #[serde(rename = "self")]
+    pub own: f64,
+    /// Share of all samples that it is in.
+    pub total: f64,
+    pub self_samples: u64,
+    pub total_samples: u64,
+}
+
+/// Linear memory of a workload.
+#[derive(Debug, Serialize)]
+pub struct Memory {
+    /// Id of the module; `null` if the workload has several.
+    pub module: Option<String>,
+    /// Index of the memory; `null` where all memories of the workload are counted together.
+    pub index: Option<u32>,
+    /// Bytes at the end, of live instances.
+    pub size: Option<u64>,
+    /// Most bytes at any of the times of measurement.
+    pub peak: Option<u64>,
+    pub resident: Option<u64>,
+    pub limit: Option<u64>,
+    pub grows: Option<u64>,
+    pub refused: Option<u64>,
+    pub workload: String,
+}
+
+/// A stack that allocated.
+#[derive(Debug, Serialize)]
+pub struct Allocation {
+    /// `function (file:line)`, innermost first.
+    pub stack: Vec<String>,
+    pub live: Option<u64>,
+    pub allocated: u64,
+    pub count: u64,
+}
+
+/// How a workload came up.
+#[derive(Debug, Serialize)]
+pub struct ColdStart {
+    pub workload: String,
+    pub cache: &'static str,
+    pub phases: Phases,
+    /// Instantiations; phases are means over them and over compilations.
+    pub count: Option<u64>,
+}
+
+/// Seconds of each phase.
+#[derive(Debug, Default, Serialize)]
+pub struct Phases {
+    pub read_s: Option<f64>,
+    pub compile_s: Option<f64>,
+    pub deserialize_s: Option<f64>,
+    pub link_s: Option<f64>,
+    pub instantiate_s: Option<f64>,
+    pub first_call_s: Option<f64>,
+}
+
+/// A call that trapped.
+#[derive(Debug, Serialize)]
+pub struct Trap {
+    pub code: String,
+    pub message: String,
+    pub workload: String,
+    pub frames: Vec<TrapFrame>,
+    pub version: Option<String>,
+    /// Seconds after the start of the recording.
+    pub at_s: Option<f64>,
+}
+
+/// A frame of a trap, innermost first; inlined ones are frames of their own.
+#[derive(Debug, Serialize)]
+pub struct TrapFrame {
+    pub function: String,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+    pub column: Option<u32>,
+    pub inlined: bool,
+    pub module: Option<String>,
+    /// Whole-file byte offset.
+    pub offset: u64,
+    pub variables: Vec<Never>,
+}
+
+/// The document as JSON. Names of guests may hold characters that terminals obey (C1 controls) or that
+/// reorder text; JSON allows them raw, so they are escaped here.
+pub fn encode(document: &Document) -> Result<String, serde_json::Error> {
+    let raw = serde_json::to_string(document)?;
+    let mut out = String::with_capacity(raw.len());
+    let mut units = [0; 2];
+    for c in raw.chars() {
+        let mut bytes = [0; 4];
+        let text: &str = c.encode_utf8(&mut bytes);
+        if c.is_ascii() && c != '\u{7f}' || visible(text) == text {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut units) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,45 @@
+//! What a recording tells, for a ticket or a script: [`Report`] and its two forms. Folding and symbolizing
+//! happen here and below; reading files and printing do not.
+//!
+//! ```text
+//! recording --symbols--> frames of places --functions--> self and total --build--> json::Document
+//!                                                                        text <----/      \----> JSON
+//! ```
+
+mod build;
+mod functions;
+mod json;
+mod symbols;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use sandscope_recording::Recording;
+
+/// The report of one recording.
+#[derive(Debug)]
+pub struct Report {
+    name: String,
+    document: json::Document,
+}
+
+impl Report {
+    /// Folds and symbolizes a recording with the debug info inside it; lists the `top` functions.
+    pub fn new(recording: &Recording, top: usize) -> Self {
+        Self { name: recording.name().to_owned(), document: build::document(recording, top) }
+    }
+
+    /// For scripts: `report --json`, one line of a promised shape. Characters that a terminal might obey are
+    /// escaped, so it can be printed.
+    ///
+    /// # Errors
+    /// None is known; the encoder's type has one.
+    pub fn json(&self) -> Result<String, serde_json::Error> {
+        json::encode(&self.document)
+    }
+
+    /// For people: one screen, safe to print.
+    pub fn text(&self) -> String {
+        text::render(&self.name, &self.document)
+    }
+}

@@ -1,0 +1,65 @@
+//! Frames of all places that a recording refers to, one module in memory at a time.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use sandscope_model::{Frame, ModuleId, SourceFrame};
+use sandscope_recording::Recording;
+use sandscope_symbols::SymbolFile;
+
+/// Frames by module and offset, and what was wrong with the debug info.
+#[derive(Default)]
+pub(super) struct Symbols {
+    frames: HashMap<ModuleId, HashMap<u64, Arc<[SourceFrame]>>>,
+    pub notes: Vec<String>,
+}
+
+impl Symbols {
+    /// Looks up every place of the recording's samples and traps in the debug info that it holds.
+    pub(super) fn of(recording: &Recording) -> Self {
+        let mut places: BTreeMap<ModuleId, BTreeSet<u64>> = BTreeMap::new();
+        for recorded in recording.profiles() {
+            for frame in &recorded.profile.frames {
+                if let Frame::Guest { module, offset } = frame
+                    && let Some(module) = recorded.profile.modules.get(*module as usize)
+                {
+                    places.entry(module.clone()).or_default().insert(*offset);
+                }
+            }
+        }
+        for frame in recording.traps().iter().flat_map(|trap| &trap.frames) {
+            if let Some(module) = ModuleId::parse(&frame.module_id) {
+                places.entry(module).or_default().insert(frame.offset);
+            }
+        }
+        let mut out = Self::default();
+        for (id, offsets) in places {
+            let Some(file) = out.file(recording, &id) else { continue };
+            let frames = offsets
+                .into_iter()
+                .map(|offset| (offset, file.lookup(offset).to_frames()))
+                .filter(|(_, frames)| !frames.is_empty())
+                .map(|(offset, frames)| (offset, Arc::from(frames)))
+                .collect();
+            out.notes.extend(file.notes().iter().map(|note| format!("module {}: {note}", id.short())));
+            out.frames.insert(id, frames);
+        }
+        out
+    }
+
+    /// The frames of a place, innermost first; `None` if nothing is known.
+    pub(super) fn at(&self, module: &ModuleId, offset: u64) -> Option<&Arc<[SourceFrame]>> {
+        self.frames.get(module)?.get(&offset)
+    }
+
+    fn file(&mut self, recording: &Recording, id: &ModuleId) -> Option<SymbolFile> {
+        let read = recording.debug_info(id).map_err(|error| format!("failed to {error}"));
+        let parsed = read.and_then(|bytes| match bytes {
+            None => Err(format!("the recording has no debug info of module {}", id.short())),
+            Some(bytes) => {
+                SymbolFile::parse(&bytes).map_err(|error| format!("module {}: failed to {error}", id.short()))
+            }
+        });
+        parsed.map_err(|note| self.notes.push(note)).ok()
+    }
+}

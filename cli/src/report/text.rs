@@ -1,0 +1,226 @@
+//! The report as one screen of text for a ticket. Every name in it comes from a guest or a file and goes
+//! through `visible`.
+
+use std::fmt::Write as _;
+
+use sandscope_model::frame::short_name;
+use sandscope_model::text::visible;
+use sandscope_model::units;
+
+use super::json::{ColdStart, Counts, Document, Function, Memory, Trap, TrapFrame};
+
+/// Places of a trap's stack that are printed at each end of it.
+const EDGE: usize = 8;
+
+/// Traps that are printed with their stacks.
+const TRAPS: usize = 3;
+
+/// Columns of a function's name and of its place.
+const NAME: usize = 56;
+const PLACE: usize = 44;
+
+/// Below this, shares are too rough to act on without saying so.
+const THIN: u64 = 400;
+
+/// The text.
+pub(super) fn render(name: &str, document: &Document) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write(&mut out, name, document);
+    out
+}
+
+fn write(out: &mut String, name: &str, document: &Document) -> std::fmt::Result {
+    header(out, name, document)?;
+    for trap in document.traps.iter().take(TRAPS) {
+        writeln!(out)?;
+        one_trap(out, trap)?;
+    }
+    if let Some(more) = document.traps.len().checked_sub(TRAPS + 1) {
+        writeln!(out, "\nand {} more traps: `--json` lists them", more + 1)?;
+    }
+    writeln!(out)?;
+    functions(out, document)?;
+    if !document.memory.is_empty() || !document.cold_starts.is_empty() {
+        writeln!(out)?;
+    }
+    document.memory.iter().try_for_each(|memory| one_memory(out, memory))?;
+    document.cold_starts.iter().try_for_each(|start| one_start(out, start))?;
+    document.notes.iter().try_for_each(|note| writeln!(out, "note: {}", visible(note)))
+}
+
+fn header(out: &mut String, name: &str, document: &Document) -> std::fmt::Result {
+    let duration = document.recording.duration_s.filter(|seconds| *seconds > 0.0).map(units::duration);
+    let host = &document.host;
+    let facts = [&host.region, &host.service, &host.host, &host.arch, &host.engine].into_iter().flatten();
+    let facts: Vec<_> = duration.iter().chain(facts).map(|fact| visible(fact)).collect();
+    writeln!(out, "{}: {}", visible(name), facts.join(", "))?;
+    if let Some(missing) = &document.recording.missing {
+        writeln!(out, "  {}", visible(missing))?;
+    }
+    for module in &document.modules {
+        let version = module.version.as_deref().map_or_else(String::new, |version| format!("@{version}"));
+        let debug = if module.debug_info { "" } else { ", without debug info" };
+        let (workload, name, id) = (visible(&module.workload), visible(&module.name), visible(&module.id));
+        writeln!(out, "  {workload}{}: {name} ({id}{debug})", visible(&version))?;
+    }
+    Ok(())
+}
+
+fn one_trap(out: &mut String, trap: &Trap) -> std::fmt::Result {
+    let at = trap.at_s.map_or_else(String::new, |at| format!(" after {}", units::duration(at)));
+    let words = trap.code.replace('_', " ");
+    writeln!(
+        out,
+        "{} trapped{at}: {} ({})",
+        visible(&trap.workload),
+        visible(&trap.message),
+        visible(&words)
+    )?;
+    let runs = runs(&trap.frames);
+    let left_out: usize = runs.iter().rev().skip(EDGE).rev().skip(EDGE).map(|run| run.times).sum();
+    let last = runs.len().saturating_sub(EDGE);
+    for (i, run) in runs.iter().enumerate() {
+        if (EDGE..last).contains(&i) {
+            if i == EDGE {
+                writeln!(out, "      … {left_out} frames …")?;
+            }
+            continue;
+        }
+        let inlined = if run.frame.inlined { " (inlined)" } else { "" };
+        let times = if run.times > 1 { format!("  {} times", run.times) } else { String::new() };
+        writeln!(out, "{:>4}: {}{inlined}{times}", run.depth, visible(&short_name(&run.frame.function)))?;
+        if let Some(file) = &run.frame.file {
+            let line = run.frame.line.map_or_else(String::new, |line| format!(":{line}"));
+            let column = run.frame.column.filter(|_| run.frame.line.is_some());
+            let column = column.map_or_else(String::new, |column| format!(":{column}"));
+            writeln!(out, "        at {}{line}{column}", visible(file))?;
+        }
+    }
+    Ok(())
+}
+
+/// Frames of a stack at the same place one after another, as deep recursion has them.
+struct Run<'a> {
+    depth: usize,
+    times: usize,
+    frame: &'a TrapFrame,
+}
+
+fn runs(frames: &[TrapFrame]) -> Vec<Run<'_>> {
+    let place = |frame: &TrapFrame| (frame.module.clone(), frame.offset, frame.function.clone(), frame.line);
+    let mut out: Vec<Run<'_>> = Vec::new();
+    for (depth, frame) in frames.iter().enumerate() {
+        match out.last_mut().filter(|run| place(run.frame) == place(frame)) {
+            Some(run) => run.times += 1,
+            None => out.push(Run { depth, times: 1, frame }),
+        }
+    }
+    out
+}
+
+fn functions(out: &mut String, document: &Document) -> std::fmt::Result {
+    let samples = &document.samples;
+    let kinds = [("cpu", &samples.cpu), ("wall", &samples.wall), ("alloc", &samples.alloc)];
+    let mut any = false;
+    for (kind, counts) in kinds {
+        if let Some(counts) = counts {
+            any = true;
+            one_count(out, kind, counts)?;
+        }
+    }
+    if !any {
+        writeln!(out, "no samples were recorded: the sampler was off")?;
+    }
+    if document.functions.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<(&Function, String)> =
+        document.functions.iter().map(|f| (f, end(&place(f), PLACE))).collect();
+    writeln!(out, "{:>8} {:>8}  {:NAME$}  where", "self", "total", "function")?;
+    for (function, place) in rows {
+        let (own, total) = (units::percent(function.own), units::percent(function.total));
+        let name = start(&visible(&short_name(&function.name)), NAME);
+        writeln!(out, "{}", format!("{own:>8} {total:>8}  {name:NAME$}  {place}").trim_end())?;
+    }
+    Ok(())
+}
+
+fn one_count(out: &mut String, kind: &str, counts: &Counts) -> std::fmt::Result {
+    let rate = counts.hz.map_or_else(String::new, |hz| format!(" at {hz} Hz"));
+    let dropped = match counts.dropped {
+        0 => String::new(),
+        dropped => format!(", {} more dropped", units::count(dropped)),
+    };
+    writeln!(out, "{kind}: {} samples{rate}{dropped}", units::count(counts.count))?;
+    if counts.count > 0 && counts.count < THIN {
+        // The half-width of a 95 % interval around a share of one half, the widest there is.
+        let points = 98.0 / (counts.count as f64).sqrt();
+        writeln!(
+            out,
+            "  few samples: a share may be off by {points:.0} points; record longer or with more --hz"
+        )?;
+    }
+    Ok(())
+}
+
+fn one_memory(out: &mut String, memory: &Memory) -> std::fmt::Result {
+    let bytes =
+        |label: &str, value: Option<u64>| value.map(|value| format!("{label} {}", units::bytes(value)));
+    let times = |label: &str, value: Option<u64>| {
+        value.filter(|value| *value > 0).map(|value| format!("{} {label}", units::count(value)))
+    };
+    let facts: Vec<String> = [
+        bytes("peak", memory.peak),
+        // Instances that ended have given theirs back, which is no news.
+        bytes("at the end", memory.size.filter(|size| *size > 0)),
+        bytes("limit", memory.limit),
+        times("growths", memory.grows),
+        times("growths refused", memory.refused),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if facts.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "memory of {}: {}", visible(&memory.workload), facts.join(", "))
+}
+
+fn one_start(out: &mut String, start: &ColdStart) -> std::fmt::Result {
+    let phases = &start.phases;
+    let facts: Vec<String> = [("compile", phases.compile_s), ("instantiate", phases.instantiate_s)]
+        .into_iter()
+        .filter_map(|(phase, seconds)| Some(format!("{phase} {}", units::duration(seconds?))))
+        .collect();
+    let count = start.count.filter(|count| *count > 1);
+    let count =
+        count.map_or_else(String::new, |count| format!(", means of {} instances", units::count(count)));
+    writeln!(out, "start of {}: {}{count}", visible(&start.workload), facts.join(", "))
+}
+
+fn place(function: &Function) -> String {
+    match (&function.file, function.line, &function.module) {
+        (Some(file), Some(line), _) => format!("{}:{line}", visible(file)),
+        (Some(file), None, _) => visible(file).into_owned(),
+        (None, _, Some(_)) => String::new(),
+        (None, _, None) => "host".to_owned(),
+    }
+}
+
+/// The first `width` characters.
+fn start(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width - 1).chain(['…']).collect()
+}
+
+/// The last `width` characters: the end of a path tells more than its start.
+fn end(text: &str, width: usize) -> String {
+    let len = text.chars().count();
+    if len <= width {
+        return text.to_owned();
+    }
+    ['…'].into_iter().chain(text.chars().skip(len - (width - 1))).collect()
+}

@@ -1,0 +1,244 @@
+//! The stream that hosts open: takes their offers and chunks to the store of debug info, and the store's
+//! messages back. What is asked of whom is decided in `debug::store`.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sandscope_model::ModuleId;
+use sandscope_proto::AGENT_PROTOCOL;
+use sandscope_proto::agent::agent_server::Agent;
+use sandscope_proto::agent::{
+    CollectorMessage, Have, Hello, HostMessage, Want, Welcome, collector_message, host_message,
+};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::account::Account;
+use crate::debug::{Candidate, Effect, HostId, Input, Message, Store, verify};
+
+/// Messages that may wait for a host: more than an honest one has offers. One that reads nothing is cut off.
+const OUTBOX: usize = 8192;
+/// Time between looks at stalled uploads.
+const TICK: Duration = Duration::from_secs(5);
+/// Longest time to wait for debug info that a host has yet to send.
+const FETCH: Duration = Duration::from_secs(10);
+/// Time for a host to say who it is.
+const GREETING: Duration = Duration::from_secs(10);
+
+type Outbox = mpsc::Sender<Result<CollectorMessage, Status>>;
+
+struct Inner {
+    store: Store,
+    hosts: HashMap<HostId, Outbox>,
+    next: HostId,
+}
+
+/// The store of debug info with the hosts that fill it.
+pub(crate) struct DebugInfo {
+    // One lock for both, so that a host gets its messages in the order in which they were decided.
+    inner: Mutex<Inner>,
+    stored: Notify,
+    start: Instant,
+    account: Arc<Account>,
+    max_hosts: usize,
+}
+
+impl DebugInfo {
+    /// An empty store that holds so many (compressed) bytes of so many hosts.
+    pub(crate) fn new(max_bytes: u64, max_hosts: usize, account: Arc<Account>) -> Self {
+        let inner = Inner { store: Store::new(max_bytes), hosts: HashMap::new(), next: 0 };
+        Self { inner: Mutex::new(inner), stored: Notify::new(), start: Instant::now(), account, max_hosts }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing inside is left half done by a panic that would be worse than going on.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Modules held.
+    pub(crate) fn modules(&self) -> u32 {
+        u32::try_from(self.lock().store.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Debug info in one zstd frame and its size after decompression. If a host offers it, waits for it.
+    pub(crate) async fn fetch(self: &Arc<Self>, id: &ModuleId) -> Option<(Bytes, u64)> {
+        let arrival = async {
+            loop {
+                let stored = self.stored.notified();
+                tokio::pin!(stored);
+                stored.as_mut().enable();
+                if let Some(found) = self.lock().store.get(id) {
+                    return Some(found);
+                }
+                self.handle(Input::Missed { id: id.clone() });
+                if !self.lock().store.expects(id) {
+                    return None;
+                }
+                stored.await;
+            }
+        };
+        tokio::time::timeout(FETCH, arrival).await.ok().flatten()
+    }
+
+    fn join(&self, outbox: Outbox) -> Option<HostId> {
+        let mut inner = self.lock();
+        if inner.hosts.len() >= self.max_hosts {
+            return None;
+        }
+        inner.next += 1;
+        let id = inner.next;
+        inner.hosts.insert(id, outbox);
+        Some(id)
+    }
+
+    fn leave(self: &Arc<Self>, host: HostId) {
+        self.lock().hosts.remove(&host);
+        self.handle(Input::Left { host });
+    }
+
+    /// Takes an input to the store and does what it says.
+    fn handle(self: &Arc<Self>, input: Input) {
+        let mut inner = self.lock();
+        let mut stored = false;
+        let mut changed = false;
+        for effect in inner.store.handle(self.start.elapsed(), input) {
+            match effect {
+                Effect::Send(host, message) => {
+                    let full =
+                        inner.hosts.get(&host).is_some_and(|out| out.try_send(Ok(wire(&message))).is_err());
+                    if full {
+                        // Its stream ends with the sender, and its task then reports that it left.
+                        inner.hosts.remove(&host);
+                    }
+                }
+                Effect::Check(candidate) => self.check(candidate),
+                Effect::Stored => stored = true,
+                Effect::Refused => {
+                    self.account.module_refused();
+                    changed = true;
+                }
+            }
+        }
+        drop(inner);
+        if stored || changed {
+            self.stored.notify_waiters();
+        }
+    }
+
+    fn check(self: &Arc<Self>, candidate: Candidate) {
+        let debug = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let sound = verify(&candidate.id, &candidate.data, candidate.size).is_ok();
+            debug.handle(Input::Checked { candidate, sound });
+        });
+    }
+
+    /// Looks after stalled uploads, for ever.
+    pub(crate) async fn watch_over(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            ticks.tick().await;
+            self.handle(Input::Tick);
+        }
+    }
+}
+
+fn wire(message: &Message) -> CollectorMessage {
+    let message = match message {
+        Message::Want(id) => collector_message::Message::Want(Want { module_id: id.as_str().to_owned() }),
+        Message::Have(id) => collector_message::Message::Have(Have { module_id: id.as_str().to_owned() }),
+    };
+    CollectorMessage { message: Some(message) }
+}
+
+/// The service `sandscope.agent.v1.Agent`.
+pub(crate) struct AgentService {
+    pub(crate) debug: Arc<DebugInfo>,
+    /// Becomes true, or is dropped, when the collector stops.
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+#[tonic::async_trait]
+impl Agent for AgentService {
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<CollectorMessage, Status>> + Send>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<HostMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let (outbox, messages) = mpsc::channel(OUTBOX);
+        let Some(host) = self.debug.join(outbox.clone()) else {
+            return Err(Status::resource_exhausted("too many hosts are connected"));
+        };
+        let (debug, mut stop) = (self.debug.clone(), self.stop.clone());
+        let mut incoming = request.into_inner();
+        tokio::spawn(async move {
+            let status = tokio::select! {
+                status = converse(&debug, host, &mut incoming, outbox.clone()) => status,
+                _ = stop.wait_for(|stop| *stop) => {
+                    Err(Status::unavailable("the collector is shutting down"))
+                }
+                // The host hung up, or reads so little that it was cut off.
+                () = outbox.closed() => Ok(()),
+            };
+            debug.leave(host);
+            if let Err(status) = status {
+                // A host that is gone needs no reason.
+                let _ = outbox.try_send(Err(status));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+}
+
+/// Reads what a host says until it ends.
+async fn converse(
+    debug: &Arc<DebugInfo>,
+    host: HostId,
+    incoming: &mut Streaming<HostMessage>,
+    outbox: Outbox,
+) -> Result<(), Status> {
+    let greeting = tokio::time::timeout(GREETING, incoming.message()).await;
+    let first = greeting.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
+    let Some(HostMessage { message: Some(host_message::Message::Hello(hello)) }) = first else {
+        return Err(Status::invalid_argument("a stream begins with Hello"));
+    };
+    let welcome = CollectorMessage { message: Some(collector_message::Message::Welcome(agree(&hello)?)) };
+    if outbox.send(Ok(welcome)).await.is_err() {
+        return Ok(());
+    }
+    // From here on only the store sends, so that its being cut off ends the stream.
+    drop(outbox);
+    while let Some(HostMessage { message }) = incoming.message().await? {
+        match message {
+            Some(host_message::Message::Offer(offer)) => {
+                let id = module(&offer.module_id)?;
+                debug.handle(Input::Offered { host, id, size: offer.size });
+            }
+            Some(host_message::Message::Chunk(chunk)) => {
+                let id = module(&chunk.module_id)?;
+                debug.handle(Input::Chunk { host, id, data: chunk.data, last: chunk.last });
+            }
+            // A later release may say more than we know.
+            Some(host_message::Message::Hello(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+/// The protocol to speak: the older of both.
+fn agree(hello: &Hello) -> Result<Welcome, Status> {
+    match hello.protocol {
+        0 => Err(Status::invalid_argument("Hello names no protocol")),
+        protocol => Ok(Welcome { protocol: protocol.min(AGENT_PROTOCOL) }),
+    }
+}
+
+fn module(id: &str) -> Result<ModuleId, Status> {
+    ModuleId::parse(id).ok_or_else(|| Status::invalid_argument("a module id is malformed"))
+}

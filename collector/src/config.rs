@@ -1,0 +1,105 @@
+//! Settings of a collector and the errors of starting and serving. No flags and no files: the program that
+//! embeds the collector reads those.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Where to listen, and how much to hold.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// OTLP/gRPC and the agents' stream. Port 0 takes a free one.
+    pub otlp: SocketAddr,
+    /// The query service. Port 0 takes a free one.
+    pub query: SocketAddr,
+    /// Bounds of everything that is held.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self { otlp: local(4317), query: local(4320), limits: Limits::default() }
+    }
+}
+
+/// Bounds of what a collector holds in memory.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Rows: (region, service, workload, version). What is beyond goes to the row `(overflow)`.
+    pub keys: usize,
+    /// Hosts of all rows together; points of hosts beyond are dropped and counted.
+    pub hosts: usize,
+    /// Series of metrics that no row shows.
+    pub series: usize,
+    /// Stacks, as an estimate in bytes; the oldest go first.
+    pub flame_bytes: usize,
+    /// Distinct stacks of one row and kind within 10 s; what is beyond goes to the frame `[other]`.
+    pub stacks_per_bucket: usize,
+    /// How long stacks, silent rows and silent hosts are held.
+    pub retention: Duration,
+    /// Debug info, in bytes as it is held (compressed); the least recently used goes first.
+    pub debug_info_bytes: u64,
+    /// Hosts that may be connected with an agent stream.
+    pub agents: usize,
+    /// Streams of rows that may be open.
+    pub watchers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            keys: 10_000,
+            hosts: 20_000,
+            series: 50_000,
+            flame_bytes: 64 << 20,
+            stacks_per_bucket: 4096,
+            retention: Duration::from_secs(15 * 60),
+            debug_info_bytes: 512 << 20,
+            agents: 4096,
+            watchers: 64,
+        }
+    }
+}
+
+/// Why a collector could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address for OTLP is taken, or not ours.
+    #[error("listen for OTLP on {addr}")]
+    Otlp {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The address for queries is taken, or not ours.
+    #[error("listen for queries on {addr}")]
+    Query {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Why a collector stopped serving before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The OTLP server failed.
+    #[error("serve OTLP on {addr}")]
+    Otlp {
+        /// The address.
+        addr: SocketAddr,
+        /// What the transport said.
+        source: tonic::transport::Error,
+    },
+    /// The query server failed.
+    #[error("serve queries on {addr}")]
+    Query {
+        /// The address.
+        addr: SocketAddr,
+        /// What the transport said.
+        source: tonic::transport::Error,
+    },
+}

@@ -1,0 +1,212 @@
+//! Latest values of the metrics that no row shows: what embedders record themselves, and the rest of ours.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandscope_model::ExpHistogram;
+use sandscope_proto::metric::Metric;
+use sandscope_proto::otlp::{Point, PointValue};
+use sandscope_proto::query::{Attribute, SeriesPoint};
+
+use super::presence::Presence;
+use super::stream::{Increment, Stream, checked};
+use super::workload::{attribute_set, reading};
+use super::{Key, Selected};
+use crate::account::Dropped;
+
+/// Hosts of one series; sums leave out what is beyond, and the points are counted.
+const MAX_HOSTS: usize = 1024;
+/// Longest text of a name, or of all attributes together, in bytes.
+const MAX_TEXT: usize = 2048;
+/// Largest magnitude of a value that is taken: sums of it stay finite.
+const MAX_VALUE: f64 = 1e300;
+
+/// Identity of a series. Values of attributes come in the order that the text gives.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Id {
+    key: Key,
+    name: Arc<str>,
+    attributes: Box<str>,
+}
+
+/// The last value of one host.
+enum Last {
+    Counter(Option<Stream<f64>>),
+    Gauge(f64),
+    Histogram(Option<Stream<ExpHistogram>>),
+}
+
+struct Series {
+    unit: Box<str>,
+    attributes: Vec<(String, String)>,
+    kind: &'static str,
+    hosts: HashMap<Box<str>, (Presence, Last)>,
+    /// Sum over hosts and restarts; of gauges the newest value.
+    value: f64,
+    /// Sum of values of a histogram.
+    sum: f64,
+    /// Whether live hosts are summed.
+    additive: bool,
+    heard: Duration,
+}
+
+/// All series.
+pub(super) struct SeriesStore {
+    series: HashMap<Id, Series>,
+    hosts: usize,
+    max: usize,
+}
+
+impl SeriesStore {
+    pub(super) fn new(max: usize) -> Self {
+        Self { series: HashMap::new(), hosts: 0, max }
+    }
+
+    /// Takes a point in.
+    pub(super) fn point(
+        &mut self,
+        now: Duration,
+        key: &Key,
+        host: &str,
+        point: &Point,
+    ) -> Result<(), Dropped> {
+        let attributes = attribute_set(point);
+        if attributes.len() > MAX_TEXT || point.name.is_empty() {
+            return Err(Dropped::Invalid);
+        }
+        let kind = match &point.value {
+            PointValue::Counter(value) if (0.0..=MAX_VALUE).contains(value) => "counter",
+            PointValue::Gauge(value) if value.abs() <= MAX_VALUE => "gauge",
+            PointValue::Histogram(_) => "histogram",
+            _ => return Err(Dropped::Invalid),
+        };
+        let id = Id { key: key.clone(), name: point.name.as_ref().into(), attributes };
+        let full = self.series.len() >= self.max;
+        let crowded = self.hosts >= self.max.saturating_mul(4);
+        let series = match self.series.get_mut(&id) {
+            Some(series) => series,
+            None if full => return Err(Dropped::Series),
+            None => self.series.entry(id).or_insert_with(|| Series::new(now, kind, point)),
+        };
+        if series.kind != kind {
+            return Err(Dropped::Invalid);
+        }
+        if !series.hosts.contains_key(host) {
+            if crowded || series.hosts.len() >= MAX_HOSTS {
+                return Err(Dropped::Hosts);
+            }
+            self.hosts += 1;
+        }
+        series.point(now, host, point)
+    }
+
+    /// Forgets hosts and series that were silent for so long.
+    pub(super) fn forget(&mut self, now: Duration, silence: Duration) {
+        self.series.retain(|_, series| {
+            series.hosts.retain(|_, (presence, _)| presence.is_live(now) || presence.silence(now) <= silence);
+            now.saturating_sub(series.heard) <= silence
+        });
+        self.hosts = self.series.values().map(|series| series.hosts.len()).sum();
+    }
+
+    /// Series of a name (whole, or its beginning and `*`; empty for all), in order, at most `max`; and how
+    /// many more there are.
+    pub(super) fn find(
+        &self,
+        now: Duration,
+        name: &str,
+        selected: &Selected,
+        max: usize,
+    ) -> (Vec<SeriesPoint>, u64) {
+        let matches = |id: &Id| match name.strip_suffix('*') {
+            Some(start) => id.name.starts_with(start),
+            None => name.is_empty() || *id.name == *name,
+        };
+        let found = self.series.iter().filter(|(id, _)| matches(id) && selected.matches(&id.key));
+        let mut found: Vec<(&Id, &Series)> = found.collect();
+        found.sort_unstable_by(|(a, _), (b, _)| {
+            (&a.name, &a.key, &a.attributes).cmp(&(&b.name, &b.key, &b.attributes))
+        });
+        let truncated = found.len().saturating_sub(max) as u64;
+        (found.into_iter().take(max).map(|(id, series)| series.answer(now, id)).collect(), truncated)
+    }
+}
+
+impl Series {
+    fn new(now: Duration, kind: &'static str, point: &Point) -> Self {
+        let mut attributes: Vec<(String, String)> =
+            point.attributes.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
+        attributes.sort_unstable();
+        Self {
+            unit: point.unit.as_ref().into(),
+            attributes,
+            kind,
+            hosts: HashMap::new(),
+            value: 0.0,
+            sum: 0.0,
+            additive: Metric::parse(&point.name).is_some(),
+            heard: now,
+        }
+    }
+
+    fn point(&mut self, now: Duration, host: &str, point: &Point) -> Result<(), Dropped> {
+        let checked = match &point.value {
+            PointValue::Histogram(value) => Some(checked(value).ok_or(Dropped::Invalid)?),
+            _ => None,
+        };
+        let (presence, last) = self.hosts.entry(host.into()).or_insert_with(|| {
+            let last = match point.value {
+                PointValue::Counter(_) => Last::Counter(None),
+                PointValue::Gauge(value) => Last::Gauge(value),
+                PointValue::Histogram(_) => Last::Histogram(None),
+            };
+            (Presence::new(now), last)
+        });
+        presence.heard(now);
+        self.heard = now;
+        match (last, &point.value, checked) {
+            (Last::Counter(stream), PointValue::Counter(value), _) => {
+                if let Some(Increment { amount, .. }) = Stream::advance(stream, reading(point, *value)) {
+                    self.value = (self.value + amount).min(MAX_VALUE);
+                }
+            }
+            (Last::Gauge(last), PointValue::Gauge(value), _) => {
+                *last = *value;
+                self.value = *value;
+            }
+            (Last::Histogram(stream), _, Some(value)) => {
+                if let Some(Increment { amount, .. }) = Stream::advance(stream, reading(point, value)) {
+                    self.value = (self.value + amount.count as f64).min(MAX_VALUE);
+                    self.sum = (self.sum + amount.sum).clamp(-MAX_VALUE, MAX_VALUE);
+                }
+            }
+            _ => return Err(Dropped::Invalid),
+        }
+        Ok(())
+    }
+
+    fn answer(&self, now: Duration, id: &Id) -> SeriesPoint {
+        let live = self.hosts.values().filter(|(presence, _)| presence.is_live(now));
+        let gauges =
+            live.filter_map(|(_, last)| if let Last::Gauge(value) = last { Some(*value) } else { None });
+        let value = match self.kind {
+            "gauge" if self.additive => gauges.sum(),
+            _ => self.value,
+        };
+        SeriesPoint {
+            name: id.name.to_string(),
+            unit: self.unit.to_string(),
+            kind: self.kind.to_owned(),
+            key: Some(id.key.to_wire()),
+            attributes: self
+                .attributes
+                .iter()
+                .map(|(key, value)| Attribute { key: key.clone(), value: value.clone() })
+                .collect(),
+            value,
+            sum: (self.kind == "histogram").then_some(self.sum),
+            age_s: now.saturating_sub(self.heard).as_secs_f64(),
+        }
+    }
+}

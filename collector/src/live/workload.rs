@@ -1,0 +1,261 @@
+//! One row: a workload version in one region, all its hosts together. Which rows there are, and how many there
+//! may be, is decided in the parent.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sandscope_model::{ExpHistogram, SampleKind};
+use sandscope_proto::metric::{Metric, attribute};
+use sandscope_proto::otlp::{Point, PointValue, ProfileBatch};
+use sandscope_proto::query::WorkloadRow;
+
+use super::presence::Presence;
+use super::stream::{Increment, MAX_COUNT, Reading, Stream, checked};
+use super::window::{Rate, Recent, Sparse};
+use crate::account::Dropped;
+
+/// Attribute sets of one host for one workload, over all metrics.
+const MAX_STREAMS: usize = 64;
+
+/// Whether rows show the metric; all others are series.
+pub(super) fn is_shown(metric: Metric) -> bool {
+    matches!(
+        metric,
+        Metric::CallDuration
+            | Metric::CpuTime
+            | Metric::InstantiationDuration
+            | Metric::MemorySize
+            | Metric::Samples
+            | Metric::SamplesDropped
+            | Metric::Traps
+    )
+}
+
+/// The attributes of a point as one text, the same in whatever order they came.
+pub(super) fn attribute_set(point: &Point) -> Box<str> {
+    let mut parts: Vec<String> =
+        point.attributes.iter().map(|(key, value)| format!("{key}\u{0}{value}\u{0}")).collect();
+    parts.sort_unstable();
+    parts.concat().into()
+}
+
+pub(super) fn reading<T>(point: &Point, value: T) -> Reading<T> {
+    Reading { value, start: point.start_unix_nano, time: point.time_unix_nano, delta: point.delta }
+}
+
+/// A metric and the rest of its attributes.
+type StreamKey = (Metric, Box<str>);
+
+/// What a row knows of one boot of one host.
+struct Host {
+    presence: Presence,
+    counters: HashMap<StreamKey, Option<Stream<f64>>>,
+    histograms: HashMap<StreamKey, Option<Stream<ExpHistogram>>>,
+    gauges: HashMap<StreamKey, f64>,
+    calls: Rate,
+    cpu: Rate,
+    /// CPU time by profiles, for senders without `wasm.cpu.time`.
+    sampled: Sparse,
+}
+
+impl Host {
+    fn new(now: Duration) -> Self {
+        Self {
+            presence: Presence::new(now),
+            counters: HashMap::new(),
+            histograms: HashMap::new(),
+            gauges: HashMap::new(),
+            calls: Rate::default(),
+            cpu: Rate::default(),
+            sampled: Sparse::default(),
+        }
+    }
+
+    /// Whether there is room for the stream, or it is known already.
+    fn takes(&self, key: &StreamKey) -> bool {
+        self.counters.len() + self.histograms.len() + self.gauges.len() < MAX_STREAMS
+            || self.counters.contains_key(key)
+            || self.histograms.contains_key(key)
+            || self.gauges.contains_key(key)
+    }
+}
+
+/// Sums over hosts and restarts. `None` until somebody reported it.
+#[derive(Default)]
+struct Totals {
+    calls: Option<u64>,
+    errors: Option<u64>,
+    traps: Option<f64>,
+    samples: Option<f64>,
+    samples_dropped: Option<f64>,
+    cold_starts: Option<u64>,
+    /// Samples by profiles, for senders without `sandscope.samples`.
+    profiled: Option<u64>,
+}
+
+impl Totals {
+    /// Hosts leave out counters that are 0, so any metric of a workload makes these known.
+    fn begin(&mut self) {
+        self.calls.get_or_insert(0);
+        self.errors.get_or_insert(0);
+        self.cold_starts.get_or_insert(0);
+        self.traps.get_or_insert(0.0);
+    }
+}
+
+fn count(sum: &mut Option<u64>, amount: u64) {
+    *sum = Some(sum.unwrap_or(0).saturating_add(amount));
+}
+
+/// The state of a row.
+#[derive(Default)]
+pub(super) struct Workload {
+    hosts: HashMap<Box<str>, Host>,
+    totals: Totals,
+    recent: Recent,
+    heard: Duration,
+}
+
+impl Workload {
+    pub(super) fn knows(&self, host: &str) -> bool {
+        self.hosts.contains_key(host)
+    }
+
+    /// Hosts held, silent ones included.
+    pub(super) fn hosts(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Forgets hosts that were silent for so long and are not live; their counts stay.
+    pub(super) fn forget(&mut self, now: Duration, silence: Duration) {
+        self.hosts.retain(|_, host| host.presence.is_live(now) || host.presence.silence(now) <= silence);
+    }
+
+    /// Time since anything was heard of it.
+    pub(super) fn silence(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.heard)
+    }
+
+    /// Takes a point of one of the metrics of [`is_shown`].
+    pub(super) fn point(
+        &mut self,
+        now: Duration,
+        host: &str,
+        metric: Metric,
+        point: &Point,
+    ) -> Result<(), Dropped> {
+        self.heard = now;
+        let host = self.hosts.entry(host.into()).or_insert_with(|| Host::new(now));
+        host.presence.heard(now);
+        let key = (metric, attribute_set(point));
+        if !host.takes(&key) {
+            return Err(Dropped::Streams);
+        }
+        let totals = &mut self.totals;
+        if point.workload.is_some() {
+            totals.begin();
+        }
+        match (metric, &point.value) {
+            (Metric::MemorySize, PointValue::Gauge(value)) => {
+                host.gauges.insert(key, value.clamp(0.0, MAX_COUNT as f64));
+            }
+            (_, PointValue::Counter(value)) => {
+                if !(0.0..=MAX_COUNT as f64).contains(value) {
+                    return Err(Dropped::Invalid);
+                }
+                let sum = match metric {
+                    Metric::Traps => Some(&mut totals.traps),
+                    Metric::Samples => Some(&mut totals.samples),
+                    Metric::SamplesDropped => Some(&mut totals.samples_dropped),
+                    Metric::CpuTime => None,
+                    _ => return Err(Dropped::Invalid),
+                };
+                let stream = host.counters.entry(key).or_default();
+                let Some(Increment { amount, span }) = Stream::advance(stream, reading(point, *value)) else {
+                    return Ok(());
+                };
+                match sum {
+                    Some(sum) => *sum = Some(sum.unwrap_or(0.0) + amount),
+                    None => host.cpu.add(now, amount, span),
+                }
+            }
+            (Metric::CallDuration | Metric::InstantiationDuration, PointValue::Histogram(value)) => {
+                let value = checked(value).ok_or(Dropped::Invalid)?;
+                let stream = host.histograms.entry(key).or_default();
+                let Some(Increment { amount, span }) = Stream::advance(stream, reading(point, value)) else {
+                    return Ok(());
+                };
+                if metric == Metric::InstantiationDuration {
+                    count(&mut totals.cold_starts, amount.count);
+                    return Ok(());
+                }
+                count(&mut totals.calls, amount.count);
+                if point
+                    .attribute(attribute::OUTCOME)
+                    .is_some_and(|outcome| !matches!(outcome, "ok" | "exit"))
+                {
+                    count(&mut totals.errors, amount.count);
+                }
+                host.calls.add(now, amount.count as f64, span);
+                if super::window::recent(span).is_some() {
+                    self.recent.add(now, &amount);
+                }
+            }
+            _ => return Err(Dropped::Invalid),
+        }
+        Ok(())
+    }
+
+    /// Takes the weight of a profile; its stacks are kept elsewhere.
+    pub(super) fn profile(&mut self, now: Duration, host: &str, batch: &ProfileBatch) {
+        self.heard = now;
+        let host = self.hosts.entry(host.into()).or_insert_with(|| Host::new(now));
+        host.presence.heard(now);
+        let (samples, value) = batch.profile.iter().fold((0u64, 0u64), |sum, (_, weight)| {
+            (sum.0.saturating_add(weight.samples), sum.1.saturating_add(weight.value))
+        });
+        if batch.kind != SampleKind::Alloc {
+            count(&mut self.totals.profiled, samples);
+        }
+        if batch.kind == SampleKind::Cpu {
+            let span = Duration::from_nanos(batch.duration_nano).min(Duration::from_secs(60));
+            host.sampled.add(now, value as f64 * 1e-9, span);
+        }
+    }
+
+    /// The row without its key.
+    pub(super) fn row(&mut self, now: Duration) -> WorkloadRow {
+        let live = || self.hosts.values().filter(|host| host.presence.is_live(now));
+        let cpu = |host: &Host| host.cpu.per_second(now).or_else(|| host.sampled.per_second(now));
+        let hosts = u32::try_from(live().count()).unwrap_or(u32::MAX);
+        let memory = sum(live().flat_map(|host| host.gauges.values().copied())).map(|bytes| bytes as u64);
+        let calls_per_second = sum(live().filter_map(|host| host.calls.per_second(now)));
+        let cpu = sum(live().filter_map(cpu));
+        let whole = |value: Option<f64>| value.map(|value| value as u64);
+        let quantiles = self.recent.quantiles(now);
+        let at = |i: usize| quantiles.and_then(|all| all.get(i).copied());
+        let totals = &self.totals;
+        WorkloadRow {
+            key: None,
+            hosts,
+            calls: totals.calls,
+            calls_per_second,
+            errors: totals.errors,
+            p50_s: at(0),
+            p95_s: at(1),
+            p99_s: at(2),
+            memory,
+            traps: whole(totals.traps),
+            samples: whole(totals.samples).or(totals.profiled),
+            samples_dropped: whole(totals.samples_dropped),
+            cold_starts: totals.cold_starts,
+            cpu,
+            age_s: self.silence(now).as_secs_f64(),
+        }
+    }
+}
+
+/// `None` for the sum of nothing: unknown is not 0.
+fn sum(values: impl Iterator<Item = f64>) -> Option<f64> {
+    values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
+}

@@ -1,0 +1,162 @@
+//! Listening, serving and stopping: puts the parts together.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use sandscope_proto::MAX_MESSAGE;
+use sandscope_proto::agent::agent_server::AgentServer;
+use sandscope_proto::otel::collector::logs::v1::logs_service_server::LogsServiceServer;
+use sandscope_proto::otel::collector::metrics::v1::metrics_service_server::MetricsServiceServer;
+use sandscope_proto::otel::collector::profiles::v1development::profiles_service_server::ProfilesServiceServer;
+use sandscope_proto::otel::collector::trace::v1::trace_service_server::TraceServiceServer;
+use sandscope_proto::query::query_server::QueryServer;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::codec::CompressionEncoding::Zstd;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::account::Account;
+use crate::agent::{AgentService, DebugInfo};
+use crate::config::{BindError, Config, ServeError};
+use crate::intake::Intake;
+use crate::query::QueryService;
+use crate::state;
+
+/// Requests of one connection that are worked on at the same time.
+const CONCURRENT: usize = 16;
+/// Streams that one connection may open.
+const STREAMS: u32 = 128;
+/// A connection without traffic is asked after this time whether it is still there, and given up after as long.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Time for open requests after the signal to stop.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A collector that listens and is not serving yet.
+pub struct Collector {
+    config: Config,
+    otlp: (TcpListener, SocketAddr),
+    query: (TcpListener, SocketAddr),
+    account: Arc<Account>,
+}
+
+impl Collector {
+    /// Takes both addresses. Connections wait from now on and are served by [`Self::run`].
+    ///
+    /// # Errors
+    /// An address that is taken, or not of this machine.
+    pub async fn bind(config: Config) -> Result<Self, BindError> {
+        let (otlp, query) = (config.otlp, config.query);
+        let otlp = listen(otlp).await.map_err(|source| BindError::Otlp { addr: otlp, source })?;
+        let query = listen(query).await.map_err(|source| BindError::Query { addr: query, source })?;
+        Ok(Self { config, otlp, query, account: Arc::default() })
+    }
+
+    /// Where OTLP and agents are taken in.
+    pub fn otlp_addr(&self) -> SocketAddr {
+        self.otlp.1
+    }
+
+    /// Where queries are answered.
+    pub fn query_addr(&self) -> SocketAddr {
+        self.query.1
+    }
+
+    /// The collector's counters, to be read while it runs and after.
+    pub fn account(&self) -> Arc<Account> {
+        self.account.clone()
+    }
+
+    /// Serves until `shutdown` resolves. Streams then end at once, other requests have two seconds.
+    ///
+    /// # Errors
+    /// A server that failed before.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let Self { config, otlp, query, account } = self;
+        let limits = config.limits;
+        let (stopping, stop) = watch::channel(false);
+        let debug = Arc::new(DebugInfo::new(limits.debug_info_bytes, limits.agents, account.clone()));
+        let (state, task) = state::new(&limits);
+        // Dropped at the end of this function, and with it the tasks.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(task);
+        tasks.spawn(debug.clone().watch_over());
+
+        let intake = Intake::new(state.clone(), account.clone());
+        let agent = AgentService { debug: debug.clone(), stop: stop.clone() };
+        let queries = QueryService {
+            state,
+            debug,
+            account,
+            watchers: Arc::new(AtomicUsize::new(0)),
+            max_watchers: limits.watchers,
+            stop: stop.clone(),
+        };
+        let otlp_server = builder()
+            .add_service(
+                MetricsServiceServer::new(intake.clone())
+                    .accept_compressed(Zstd)
+                    .max_decoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(
+                ProfilesServiceServer::new(intake.clone())
+                    .accept_compressed(Zstd)
+                    .max_decoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(
+                TraceServiceServer::new(intake.clone())
+                    .accept_compressed(Zstd)
+                    .max_decoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(
+                LogsServiceServer::new(intake).accept_compressed(Zstd).max_decoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(
+                AgentServer::new(agent).accept_compressed(Zstd).max_decoding_message_size(MAX_MESSAGE),
+            )
+            .serve_with_incoming_shutdown(incoming(otlp.0), stopped(stop.clone()));
+        let query_server = builder()
+            .add_service(QueryServer::new(queries).accept_compressed(Zstd).send_compressed(Zstd))
+            .serve_with_incoming_shutdown(incoming(query.0), stopped(stop));
+        let servers = async {
+            tokio::try_join!(
+                async { otlp_server.await.map_err(|source| ServeError::Otlp { addr: otlp.1, source }) },
+                async { query_server.await.map_err(|source| ServeError::Query { addr: query.1, source }) },
+            )
+        };
+        tokio::pin!(servers);
+        tokio::select! {
+            result = &mut servers => return result.map(drop),
+            () = shutdown => {}
+        }
+        stopping.send_replace(true);
+        // A peer that neither reads nor leaves does not keep us.
+        tokio::time::timeout(GRACE, servers).await.map_or(Ok(()), |result| result.map(drop))
+    }
+}
+
+async fn listen(addr: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(addr).await?;
+    let addr = listener.local_addr()?;
+    Ok((listener, addr))
+}
+
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+fn builder() -> Server {
+    Server::builder()
+        .concurrency_limit_per_connection(CONCURRENT)
+        .max_concurrent_streams(STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // A dropped sender is a stop as well.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

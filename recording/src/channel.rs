@@ -1,0 +1,77 @@
+//! The channels of a recording: their numbers, topics and schemas. What travels in them is elsewhere.
+
+use sandscope_proto::{DESCRIPTORS, OTLP_DESCRIPTORS};
+
+/// MCAP profile of a recording.
+pub(crate) const PROFILE: &str = "sandscope";
+
+/// Number of the first channel of samples; each stream takes the next one.
+pub(crate) const FIRST_STREAM: u16 = 16;
+
+/// What a channel carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Topic {
+    Modules,
+    Metrics,
+    Traps,
+    Samples,
+}
+
+impl Topic {
+    pub(crate) const ALL: [Self; 4] = [Self::Modules, Self::Metrics, Self::Traps, Self::Samples];
+
+    /// MCAP topic.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Modules => "modules",
+            Self::Metrics => "metrics",
+            Self::Traps => "traps",
+            Self::Samples => "samples",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|topic| topic.name() == name)
+    }
+
+    /// Number of the topic's channel, of the first one for samples.
+    pub(crate) fn channel(self) -> u16 {
+        match self {
+            Self::Modules => 1,
+            Self::Metrics => 2,
+            Self::Traps => 3,
+            Self::Samples => FIRST_STREAM,
+        }
+    }
+
+    /// What a channel carries whose channel record was lost.
+    pub(crate) fn by_number(channel: u16) -> Option<Self> {
+        match channel {
+            FIRST_STREAM.. => Some(Self::Samples),
+            _ => Self::ALL.into_iter().find(|topic| topic.channel() == channel),
+        }
+    }
+
+    /// Number of the topic's schema, name of the message type, and the descriptors that define it.
+    pub(crate) fn schema(self) -> (u16, &'static str, &'static [u8]) {
+        match self {
+            Self::Modules => (1, "sandscope.recording.v1.Module", DESCRIPTORS),
+            Self::Metrics => {
+                let name = "opentelemetry.proto.collector.metrics.v1.ExportMetricsServiceRequest";
+                (2, name, OTLP_DESCRIPTORS)
+            }
+            Self::Traps => (3, "sandscope.recording.v1.Trap", DESCRIPTORS),
+            Self::Samples => (4, "sandscope.recording.v1.Samples", DESCRIPTORS),
+        }
+    }
+}
+
+/// Name of the attachment with a module's debug info.
+pub(crate) fn attachment_name(id: &str) -> String {
+    format!("debug/{id}.wasm.zst")
+}
+
+/// The module id in the name of an attachment.
+pub(crate) fn attachment_id(name: &str) -> Option<&str> {
+    name.strip_prefix("debug/")?.strip_suffix(".wasm.zst")
+}

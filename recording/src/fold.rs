@@ -1,0 +1,187 @@
+//! Messages of chunks, folded into what a recording holds. Bounded: whatever a file contains, a reader's
+//! memory has a limit, and what is beyond it is counted.
+
+use std::collections::{HashMap, HashSet};
+
+use mcap::records::op;
+use prost::Message as _;
+use sandscope_model::{ModuleId, Profile, SampleKind, WorkloadId};
+use sandscope_proto::otel::collector::metrics::v1::ExportMetricsServiceRequest;
+use sandscope_proto::otlp::MetricBatch;
+use sandscope_proto::{MAX_MESSAGE, recording as wire, stacks};
+
+use crate::channel::Topic;
+use crate::fields::Fields;
+use crate::metrics::MetricFold;
+use crate::samples::SampleFold;
+
+const MAX_MODULES: usize = 10_000;
+const MAX_TRAPS: usize = 1000;
+
+/// Longest name that is taken from a file, in bytes.
+const MAX_TEXT: usize = 1024;
+
+/// A module that ran.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ModuleInfo {
+    /// What its debug info is found by.
+    pub id: ModuleId,
+    /// The workload that it is, or is a part of.
+    pub workload: WorkloadId,
+    /// File or component name, for people. As the guest's author wrote it: not safe to print.
+    pub name: String,
+}
+
+/// All samples of one kind of one workload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordedProfile {
+    /// The workload.
+    pub workload: WorkloadId,
+    /// What values count.
+    pub kind: SampleKind,
+    /// Samples per second and thread; 0 if unknown or if they do not come at a rate.
+    pub hz: f64,
+    /// Samples that the host could not keep.
+    pub dropped: u64,
+    /// Samples that were written and cannot be read, because the file is damaged.
+    pub lost: u64,
+    /// Stacks and weights.
+    pub profile: Profile,
+}
+
+/// What intact chunks hold that is of no use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// Samples whose stacks were in a lost chunk.
+    pub samples: u64,
+    /// Messages that this release does not understand, or that there is no room for.
+    pub unreadable: u64,
+}
+
+/// The state after some chunks.
+#[derive(Default)]
+pub(crate) struct Fold {
+    topics: HashMap<u16, Option<Topic>>,
+    pub samples: SampleFold,
+    pub metrics: MetricFold,
+    pub modules: Vec<ModuleInfo>,
+    known: HashSet<ModuleInfo>,
+    pub traps: Vec<wire::Trap>,
+    pub lost: Lost,
+    /// Latest time that a message names, in nanoseconds since 1970.
+    pub last_unix_nano: u64,
+}
+
+/// A message of a chunk.
+pub(crate) struct Message<'a> {
+    pub channel: u16,
+    pub topic: Option<Topic>,
+    pub sequence: u32,
+    pub time_unix_nano: u64,
+    pub data: &'a [u8],
+}
+
+impl Fold {
+    /// Takes the records of a chunk.
+    pub(crate) fn chunk(&mut self, chunk: &[u8]) {
+        let mut topics = std::mem::take(&mut self.topics);
+        for_each_message(chunk, &mut topics, |message| {
+            self.last_unix_nano = self.last_unix_nano.max(message.time_unix_nano);
+            if self.message(&message).is_none() {
+                self.lost.unreadable += 1;
+            }
+        });
+        self.topics = topics;
+    }
+
+    /// `None` for a message that is not understood or finds no room.
+    fn message(&mut self, message: &Message<'_>) -> Option<()> {
+        if message.data.len() > MAX_MESSAGE {
+            return None;
+        }
+        match message.topic? {
+            Topic::Samples => {
+                let batch = wire::Samples::decode(message.data).ok()?;
+                self.samples.add(message.channel, message.sequence, &batch, &mut self.lost);
+            }
+            Topic::Metrics => {
+                for batch in metric_batches(message)? {
+                    self.lost.unreadable += self.metrics.add(batch);
+                }
+            }
+            Topic::Modules => {
+                let module = wire::Module::decode(message.data).ok()?;
+                let info = ModuleInfo {
+                    id: ModuleId::parse(&module.id)?,
+                    workload: WorkloadId::new(cut(&module.workload), cut(&module.workload_version)),
+                    name: cut(&module.name).to_owned(),
+                };
+                if self.known.len() < MAX_MODULES && self.known.insert(info.clone()) {
+                    self.modules.push(info);
+                }
+            }
+            Topic::Traps => {
+                let trap = wire::Trap::decode(message.data).ok()?;
+                if trap.version > stacks::VERSION || self.traps.len() >= MAX_TRAPS {
+                    return None;
+                }
+                self.traps.push(trap);
+            }
+        }
+        Some(())
+    }
+}
+
+/// The batches of a metrics message.
+pub(crate) fn metric_batches(message: &Message<'_>) -> Option<Vec<MetricBatch>> {
+    let request = ExportMetricsServiceRequest::decode(message.data).ok()?;
+    Some(MetricBatch::from_otlp(&request).0)
+}
+
+/// Calls back for every message of a chunk; `topics` learns from its channel records.
+pub(crate) fn for_each_message(
+    chunk: &[u8],
+    topics: &mut HashMap<u16, Option<Topic>>,
+    mut visit: impl FnMut(Message<'_>),
+) {
+    let mut fields = Fields(chunk);
+    while let Some((opcode, data)) = record(&mut fields) {
+        match opcode {
+            op::CHANNEL => {
+                if let Some((channel, topic)) = channel_topic(data) {
+                    topics.insert(channel, topic);
+                }
+            }
+            op::MESSAGE => {
+                if let Some(message) = message(data, topics) {
+                    visit(message);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn record<'a>(fields: &mut Fields<'a>) -> Option<(u8, &'a [u8])> {
+    let opcode = fields.u8()?;
+    let len = usize::try_from(fields.u64()?).ok()?;
+    Some((opcode, fields.bytes(len)?))
+}
+
+fn channel_topic(data: &[u8]) -> Option<(u16, Option<Topic>)> {
+    let mut fields = Fields(data);
+    let (channel, _schema) = (fields.u16()?, fields.u16()?);
+    Some((channel, Topic::parse(fields.text()?)))
+}
+
+fn message<'a>(data: &'a [u8], topics: &HashMap<u16, Option<Topic>>) -> Option<Message<'a>> {
+    let mut fields = Fields(data);
+    let (channel, sequence) = (fields.u16()?, fields.u32()?);
+    let (_logged, time_unix_nano) = (fields.u64()?, fields.u64()?);
+    let topic = topics.get(&channel).copied().unwrap_or_else(|| Topic::by_number(channel));
+    Some(Message { channel, topic, sequence, time_unix_nano, data: fields.0 })
+}
+
+pub(crate) fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT)]
+}

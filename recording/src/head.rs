@@ -1,0 +1,133 @@
+//! What a recording says about itself: the metadata record `sandscope`, to and from [`Head`].
+//!
+//! MCAP protects chunks and attachments by CRC but not metadata, so the record carries its own: a flipped
+//! bit must not move a recording into another region.
+
+use std::collections::BTreeMap;
+
+use sandscope_proto::metric::attribute;
+use sandscope_proto::otlp::Resource;
+
+/// Format version that this release writes and the largest that it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Name of the metadata record.
+pub(crate) const METADATA: &str = "sandscope";
+
+const CRC: &str = "crc32";
+
+/// Longest text that is taken from a file, in bytes.
+const MAX_TEXT: usize = 1024;
+
+/// Who was recorded, since when and why.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Head {
+    /// The host.
+    pub resource: Resource,
+    /// When recording began, in nanoseconds since 1970; 0 if the file lost it.
+    pub started_unix_nano: u64,
+    /// Samples per second and thread that the sampler was set to; 0 if it was off.
+    pub hz: f64,
+    /// Why there is a recording: `run`, `trap`.
+    pub trigger: String,
+}
+
+/// What a metadata record of a recording turned out to be.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Reading {
+    Head(Head),
+    Later { found: u32, written_by: String },
+    Damaged,
+}
+
+impl Head {
+    pub(crate) fn to_metadata(&self) -> mcap::records::Metadata {
+        let mut metadata: BTreeMap<String, String> = [
+            ("format_version", FORMAT_VERSION.to_string()),
+            ("written_by", env!("CARGO_PKG_VERSION").to_owned()),
+            ("started_unix_nano", self.started_unix_nano.to_string()),
+            ("hz", self.hz.to_string()),
+            ("trigger", self.trigger.clone()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into();
+        let attributes = self.resource.attributes();
+        metadata.extend(attributes.map(|(key, value)| (key.to_owned(), cut(value).to_owned())));
+        let crc = checksum(metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        metadata.insert(CRC.to_owned(), format!("{crc:08x}"));
+        mcap::records::Metadata { name: METADATA.to_owned(), metadata }
+    }
+
+    /// Reads the entries of a metadata record.
+    pub(crate) fn read(metadata: &BTreeMap<&str, &str>) -> Reading {
+        let text = |key: &str| metadata.get(key).map(|value| cut(value).to_owned()).unwrap_or_default();
+        let entries = metadata.iter().filter(|(key, _)| **key != CRC).map(|(key, value)| (*key, *value));
+        if metadata.get(CRC) != Some(&format!("{:08x}", checksum(entries)).as_str()) {
+            return Reading::Damaged;
+        }
+        let Ok(found) = text("format_version").parse() else { return Reading::Damaged };
+        if found > FORMAT_VERSION {
+            return Reading::Later { found, written_by: text("written_by") };
+        }
+        Reading::Head(Self {
+            resource: Resource {
+                service: text(attribute::SERVICE_NAME),
+                instance: text(attribute::SERVICE_INSTANCE),
+                host: text(attribute::HOST_NAME),
+                arch: text(attribute::HOST_ARCH),
+                region: text(attribute::REGION),
+                engine: text(attribute::ENGINE_NAME),
+                engine_version: text(attribute::ENGINE_VERSION),
+            },
+            started_unix_nano: text("started_unix_nano").parse().unwrap_or(0),
+            hz: text("hz").parse().ok().filter(|hz: &f64| hz.is_finite() && *hz > 0.0).unwrap_or(0.0),
+            trigger: text("trigger"),
+        })
+    }
+}
+
+/// CRC-32 over `key=value` lines in the order of their keys.
+fn checksum<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for (key, value) in entries {
+        for part in [key, "=", value, "\n"] {
+            hasher.update(part.as_bytes());
+        }
+    }
+    hasher.finalize()
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(metadata: &BTreeMap<String, String>) -> Reading {
+        Head::read(&metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect())
+    }
+
+    #[test]
+    fn a_changed_entry_is_noticed_and_a_later_version_named() {
+        let head = Head {
+            resource: Resource { region: "eu-1".into(), ..Resource::default() },
+            started_unix_nano: 7,
+            hz: 99.0,
+            trigger: "run".into(),
+        };
+        let mut metadata = head.to_metadata().metadata;
+        assert_eq!(read(&metadata), Reading::Head(head));
+
+        metadata.insert(attribute::REGION.to_owned(), "eu-2".to_owned());
+        assert_eq!(read(&metadata), Reading::Damaged);
+
+        metadata.remove(CRC);
+        metadata.insert("format_version".to_owned(), "2".to_owned());
+        metadata.insert("written_by".to_owned(), "0.9.0".to_owned());
+        let crc = checksum(metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        metadata.insert(CRC.to_owned(), format!("{crc:08x}"));
+        assert_eq!(read(&metadata), Reading::Later { found: 2, written_by: "0.9.0".into() });
+    }
+}

@@ -1,0 +1,356 @@
+//! Writing a recording. What is written can be read from the last flush on, whatever happens to the
+//! process; nothing here decides when to flush or what to record.
+//!
+//! Chunks are put together in memory and appended whole, so the file never holds a half-written header.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use mcap::records::MessageHeader;
+use sandscope_model::profile::Weight;
+use sandscope_model::{ModuleId, Profile, SampleKind, WorkloadId};
+use sandscope_proto::otlp::MetricBatch;
+use sandscope_proto::recording as wire;
+use sandscope_proto::stacks::{StackEncoder, VERSION};
+
+use crate::channel::{FIRST_STREAM, PROFILE, Topic, attachment_name};
+use crate::{Head, ModuleInfo, WriteError};
+
+/// Bytes of records after which a chunk is closed by itself.
+const CHUNK_SIZE: u64 = 1 << 20;
+
+/// Flushes that a dictionary of stacks serves.
+const FLUSHES_PER_STREAM: u32 = 30;
+
+/// Entries that a dictionary of stacks holds at most before a new one begins.
+const MAX_NODES: usize = 1 << 18;
+
+/// Entries of one message of samples, after which the batch goes on in the next: about 2 MiB.
+const MAX_ENTRIES: usize = 100_000;
+
+/// Points of one message of metrics.
+const MAX_POINTS: usize = 4096;
+
+/// Modules whose announcement is remembered, so that it is written once.
+const MAX_MODULES: usize = 10_000;
+
+/// What was sampled of one workload since the batch before.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleBatch<'a> {
+    /// The workload.
+    pub workload: &'a WorkloadId,
+    /// What values count.
+    pub kind: SampleKind,
+    /// Samples per second and thread; 0 if they do not come at a rate.
+    pub hz: f64,
+    /// Samples that could not be kept since the batch before.
+    pub dropped: u64,
+    /// When the batch began, in nanoseconds since 1970.
+    pub start_unix_nano: u64,
+    /// The samples, folded.
+    pub profile: &'a Profile,
+}
+
+/// Writes one recording. Dropped without [`Writer::finish`], the file keeps what was written and opens as
+/// incomplete.
+pub struct Writer {
+    /// `None` after a failure.
+    mcap: Option<mcap::Writer<Output>>,
+    file: File,
+    head: Head,
+    next_sequence: BTreeMap<u16, u32>,
+    stream: Stream,
+    streams: u16,
+    announced: HashSet<(ModuleId, WorkloadId)>,
+    attached: HashSet<ModuleId>,
+}
+
+/// The dictionary that batches of samples share at the moment.
+#[derive(Default)]
+struct Stream {
+    /// The channel; `None` until the first batch.
+    channel: Option<u16>,
+    encoder: StackEncoder,
+    nodes: usize,
+    flushes: u32,
+}
+
+impl Writer {
+    /// Creates the file, or empties it if it exists, and writes what it is about.
+    ///
+    /// # Errors
+    /// The file cannot be created or takes no bytes.
+    pub fn create(path: &Path, head: &Head) -> Result<Self, WriteError> {
+        let failed = |source| WriteError::Create { path: path.to_owned(), source };
+        let file = File::create(path).map_err(failed)?;
+        let output = Output { file: BufWriter::new(file.try_clone().map_err(failed)?), position: 0 };
+        let mut mcap = mcap::WriteOptions::new()
+            .profile(PROFILE)
+            .library(concat!("sandscope ", env!("CARGO_PKG_VERSION")))
+            .chunk_size(Some(CHUNK_SIZE))
+            .disable_seeking(true)
+            .compression_threads(0)
+            .create(output)?;
+        mcap.write_metadata(&head.to_metadata())?;
+        let mut writer = Self {
+            mcap: Some(mcap),
+            file,
+            head: head.clone(),
+            next_sequence: BTreeMap::new(),
+            stream: Stream::default(),
+            streams: 0,
+            announced: HashSet::new(),
+            attached: HashSet::new(),
+        };
+        writer.write(|mcap| {
+            for topic in Topic::ALL {
+                let (id, name, data) = topic.schema();
+                mcap.add_schema_with_id(id, name, "protobuf", data)?;
+                if topic != Topic::Samples {
+                    let none = BTreeMap::new();
+                    mcap.add_channel_with_id(topic.channel(), id, topic.name(), "protobuf", &none)?;
+                }
+            }
+            Ok(())
+        })?;
+        writer.flush()?;
+        Ok(writer)
+    }
+
+    /// Announces a module, once per workload, with its debug info as one zstd frame, once per module.
+    /// Debug info beyond [`sandscope_proto::MAX_DEBUG_INFO`] bytes is left out: no reader takes it.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn module(&mut self, info: &ModuleInfo, debug: Option<&[u8]>) -> Result<(), WriteError> {
+        let key = (info.id.clone(), info.workload.clone());
+        if !self.announced.contains(&key) && self.announced.len() < MAX_MODULES {
+            self.announced.insert(key);
+            let message = wire::Module {
+                id: info.id.as_str().to_owned(),
+                workload: info.workload.name.to_string(),
+                workload_version: info.workload.version.to_string(),
+                name: info.name.clone(),
+            };
+            self.message(Topic::Modules.channel(), self.head.started_unix_nano, &message)?;
+        }
+        let Some(debug) = debug.filter(|debug| debug.len() as u64 <= sandscope_proto::MAX_DEBUG_INFO) else {
+            return Ok(());
+        };
+        if self.attached.len() >= MAX_MODULES || !self.attached.insert(info.id.clone()) {
+            return Ok(());
+        }
+        let attachment = mcap::Attachment {
+            log_time: self.head.started_unix_nano,
+            create_time: self.head.started_unix_nano,
+            name: attachment_name(info.id.as_str()),
+            media_type: "application/zstd".to_owned(),
+            data: debug.into(),
+        };
+        self.write(|mcap| mcap.attach(&attachment))
+    }
+
+    /// Adds samples of a workload. An empty profile still tells what was dropped.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn samples(&mut self, batch: &SampleBatch<'_>) -> Result<(), WriteError> {
+        let empty = || wire::Samples {
+            version: VERSION,
+            kind: batch.kind.name().to_owned(),
+            hz: batch.hz,
+            workload: batch.workload.name.to_string(),
+            workload_version: batch.workload.version.to_string(),
+            start_unix_nano: batch.start_unix_nano,
+            ..wire::Samples::default()
+        };
+        let mut out = wire::Samples { dropped: batch.dropped, ..empty() };
+        for (stack, Weight { samples, value }) in batch.profile.iter() {
+            let index = self.stream.encoder.stack(batch.profile, stack, &mut out);
+            // A count beyond the field's range goes on in further entries; the value goes with the first.
+            let (mut samples, mut value) = (samples, value);
+            while samples > 0 || value > 0 {
+                let count = u32::try_from(samples).unwrap_or(u32::MAX);
+                out.stack.push(index);
+                out.value.push(std::mem::take(&mut value));
+                out.count.push(count);
+                samples -= u64::from(count);
+            }
+            if out.stack.len() + out.new_stacks.len() >= MAX_ENTRIES {
+                self.batch(&std::mem::replace(&mut out, empty()))?;
+            }
+        }
+        if !out.stack.is_empty() || out.dropped > 0 {
+            self.batch(&out)?;
+        }
+        Ok(())
+    }
+
+    /// Adds points of metrics.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn metrics(&mut self, batch: &MetricBatch) -> Result<(), WriteError> {
+        for points in batch.points.chunks(MAX_POINTS) {
+            let time = points.iter().map(|point| point.time_unix_nano).max().unwrap_or(0);
+            let part = MetricBatch { resource: batch.resource.clone(), points: points.to_vec() };
+            self.message(Topic::Metrics.channel(), time, &part.to_otlp())?;
+        }
+        Ok(())
+    }
+
+    /// Adds a trap and flushes: it may be the last thing that is heard of the process.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn trap(&mut self, trap: &wire::Trap) -> Result<(), WriteError> {
+        self.message(Topic::Traps.channel(), trap.time_unix_nano, trap)?;
+        self.flush()
+    }
+
+    /// Brings everything written so far to the device, readable whatever comes after.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn flush(&mut self) -> Result<(), WriteError> {
+        self.write(mcap::Writer::flush)?;
+        self.sync()?;
+        self.stream.flushes += 1;
+        // The container numbers channels with 16 bits: the longer the recording, the longer the streams.
+        let allowed = FLUSHES_PER_STREAM * (1 + u32::from(self.streams) / 1000);
+        if self.stream.flushes >= allowed || self.stream.nodes >= MAX_NODES {
+            self.stream = Stream::default();
+        }
+        Ok(())
+    }
+
+    /// Writes what makes the file complete: statistics, indexes and the end.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; it then opens as incomplete.
+    pub fn finish(mut self) -> Result<(), WriteError> {
+        let head = self.head.to_metadata();
+        self.write(|mcap| mcap.write_metadata(&head))?;
+        self.write(|mcap| mcap.finish().map(drop))?;
+        self.sync()?;
+        self.abandon();
+        Ok(())
+    }
+
+    /// Writes one message of samples to the stream's channel, which is opened with its first batch.
+    fn batch(&mut self, samples: &wire::Samples) -> Result<(), WriteError> {
+        let channel = match self.stream.channel {
+            Some(channel) => channel,
+            None => {
+                let channel = FIRST_STREAM.saturating_add(self.streams);
+                let (schema, ..) = Topic::Samples.schema();
+                let metadata = BTreeMap::from([("stream".to_owned(), self.streams.to_string())]);
+                let topic = Topic::Samples.name();
+                self.write(|mcap| {
+                    mcap.add_channel_with_id(channel, schema, topic, "protobuf", &metadata).map(drop)
+                })?;
+                self.streams += 1;
+                self.next_sequence.retain(|&number, _| number < FIRST_STREAM);
+                self.stream.channel = Some(channel);
+                channel
+            }
+        };
+        self.stream.nodes += samples.new_stacks.len();
+        self.message(channel, samples.start_unix_nano, samples)?;
+        if self.stream.nodes >= MAX_NODES {
+            self.stream = Stream::default();
+        }
+        Ok(())
+    }
+
+    fn message(
+        &mut self,
+        channel_id: u16,
+        time: u64,
+        message: &impl prost::Message,
+    ) -> Result<(), WriteError> {
+        let next = self.next_sequence.entry(channel_id).or_insert(0);
+        let sequence = *next;
+        *next = next.wrapping_add(1);
+        let header = MessageHeader { channel_id, sequence, log_time: time, publish_time: time };
+        let bytes = message.encode_to_vec();
+        self.write(|mcap| mcap.write_to_known_channel(&header, &bytes))
+    }
+
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut mcap::Writer<Output>) -> mcap::McapResult<()>,
+    ) -> Result<(), WriteError> {
+        let mcap = self.mcap.as_mut().ok_or(WriteError::AfterFailure)?;
+        write(mcap).map_err(|error| {
+            self.abandon();
+            error.into()
+        })
+    }
+
+    fn sync(&mut self) -> Result<(), WriteError> {
+        match self.file.sync_data() {
+            Ok(()) => Ok(()),
+            // A pipe or a terminal keeps nothing that could be synced.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            Err(source) => {
+                self.abandon();
+                Err(WriteError::Write { source })
+            }
+        }
+    }
+
+    /// Lets go of the container without the end that it would write by itself: an unfinished recording
+    /// must not look complete.
+    fn abandon(&mut self) {
+        if let Some(mcap) = self.mcap.take() {
+            drop(mcap.into_inner());
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // There is nobody left to tell; the reader will say that the end is missing.
+        let _ = self.write(mcap::Writer::flush);
+        self.abandon();
+    }
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer")
+            .field("file", &self.file)
+            .field("streams", &self.streams)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An append-only file that knows its position, which is all of `Seek` that the container asks for.
+struct Output {
+    file: BufWriter<File>,
+    position: u64,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.position += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for Output {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match to {
+            SeekFrom::Current(0) => Ok(self.position),
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Recordings that were cut off or whose bits were flipped: never a panic, and everything intact is kept.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use sandscope_model::profile::Weight;
+use sandscope_recording::{Head, OpenError, Recording};
+
+mod common;
+use common::*;
+
+fn samples(recording: &Recording) -> u64 {
+    recording.profiles().iter().map(|profile| profile.profile.samples()).sum()
+}
+
+/// A file cut anywhere opens with what lies before the cut, and more of the file never holds less.
+#[test]
+fn a_file_cut_anywhere_keeps_what_came_before() {
+    let bytes = bytes();
+    let whole = samples(&open(&bytes).unwrap());
+    let (mut most, mut opened) = (0, 0u64);
+    for end in (1..bytes.len()).step_by(101) {
+        match open(&bytes[..end]) {
+            Ok(recording) => {
+                assert!(!recording.complete(), "cut at {end}");
+                assert_eq!(recording.head(), &head());
+                let samples = samples(&recording);
+                assert!(samples >= most, "cut at {end}: {samples} after {most}");
+                most = samples;
+                opened += 1;
+            }
+            Err(OpenError::NothingLeft { .. }) => assert!(end < 1000, "cut at {end}"),
+            Err(error) => panic!("cut at {end}: {error}"),
+        }
+    }
+    assert!(opened > 100);
+    assert_eq!(most, whole);
+}
+
+/// Half of a file has about half of the samples, and says that the rest is missing.
+#[test]
+fn half_a_file_has_half_of_the_samples() {
+    let bytes = bytes();
+    let recording = open(&bytes[..bytes.len() / 2]).unwrap();
+    assert!(samples(&recording) > 0);
+    assert!(samples(&recording) < SECONDS * SAMPLES);
+    assert_eq!(
+        recording.missing(),
+        Some("this recording is incomplete: it was cut off in the middle of a record, so its end is missing")
+    );
+}
+
+/// One chunk in the middle is overwritten: what came before is there, what used its dictionary is counted
+/// as lost, and after the next restart samples are read again.
+#[test]
+fn a_lost_chunk_costs_its_stream_and_no_more() {
+    let mut bytes = bytes();
+    let summary = mcap::Summary::read(&bytes).unwrap().unwrap();
+    // One chunk for the announcement of channels, one per second and one for the trap.
+    let chunk = &summary.chunk_indexes[20];
+    let start = chunk.chunk_start_offset as usize;
+    bytes[start..start + chunk.chunk_length as usize].fill(0xaa);
+    let recording = open(&bytes).unwrap();
+    let [cpu] = recording.profiles() else { panic!("one") };
+    let read = cpu.profile.samples();
+    assert!(cpu.lost > 0);
+    assert_eq!(read + cpu.lost, (SECONDS - 1) * SAMPLES, "all but the second that was in the chunk");
+    let after_restart = (SECONDS - 30) * SAMPLES;
+    assert!(read > after_restart, "{read}: seconds before the damage and after the restart");
+    assert_eq!(recording.metrics().len(), 3);
+    assert_eq!(recording.debug_info(&module_id()).unwrap(), Some(debug_info()));
+    let missing = recording.missing().unwrap();
+    assert!(missing.contains("1 place is damaged") && missing.contains("without their stacks"), "{missing}");
+}
+
+/// The first chunk introduces the channels. Without it, the rest is still understood.
+#[test]
+fn channels_are_known_by_their_numbers() {
+    let mut bytes = bytes();
+    let summary = mcap::Summary::read(&bytes).unwrap().unwrap();
+    let first = &summary.chunk_indexes[0];
+    let start = first.chunk_start_offset as usize;
+    bytes[start..start + first.chunk_length as usize].fill(0);
+    let recording = open(&bytes).unwrap();
+    assert_eq!(samples(&recording), SECONDS * SAMPLES);
+    assert_eq!((recording.modules().len(), recording.traps().len()), (1, 1));
+    assert!(!recording.complete());
+}
+
+/// Debug info with a wrong bit is not offered: it could name the wrong lines.
+#[test]
+fn damaged_debug_info_is_not_used() {
+    let mut bytes = bytes();
+    let summary = mcap::Summary::read(&bytes).unwrap().unwrap();
+    let attachment = &summary.attachment_indexes[0];
+    bytes[(attachment.offset + attachment.length / 2) as usize] ^= 4;
+    let recording = open(&bytes).unwrap();
+    assert_eq!(recording.debug_info(&module_id()).unwrap(), None);
+    assert_eq!(samples(&recording), SECONDS * SAMPLES);
+    assert!(recording.missing().unwrap().contains("1 place is damaged"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// One flipped bit: either nothing that is read changes, or the recording says that it is incomplete;
+    /// what it still has is true, and it costs no more than what depends on the record that it is in.
+    #[test]
+    fn a_flipped_bit_is_noticed_or_harmless(at in any::<prop::sample::Index>(), bit in 0..8u8) {
+        let mut bytes = WHOLE.with(Clone::clone);
+        // Half of the file is the index at its end, which nothing depends on.
+        let at = at.index(DATA_END.with(|end| *end));
+        bytes[at] ^= 1 << bit;
+        let recording = open(&bytes).unwrap();
+        let read = samples(&recording);
+        prop_assert!(read >= (SECONDS - 30) * SAMPLES, "flip at {at}: {read}");
+        prop_assert!(is_true(&recording), "flip at {at}");
+        if recording.complete() {
+            prop_assert_eq!(contents(&recording), CONTENTS.with(Clone::clone), "flip at {}", at);
+        }
+    }
+
+    /// Many flipped bits and a cut: no panic, and no more samples than were taken.
+    #[test]
+    fn heavy_damage_never_panics(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8u8), 1..40),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = WHOLE.with(Clone::clone);
+        for (at, bit) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+        }
+        bytes.truncate(cut.index(bytes.len()));
+        if let Ok(recording) = open(&bytes) {
+            prop_assert!(is_true(&recording));
+            prop_assert!(!recording.complete());
+            let _ = recording.debug_info(&module_id());
+            let _ = recording.history(drop);
+        }
+    }
+
+    /// Bytes that were never a recording.
+    #[test]
+    fn garbage_behind_the_magic_never_panics(garbage in prop::collection::vec(any::<u8>(), 0..400)) {
+        let mut bytes = WHOLE.with(|whole| whole[..200].to_vec());
+        bytes.extend(garbage);
+        let _ = open(&bytes);
+    }
+}
+
+thread_local! {
+    static WHOLE: Vec<u8> = bytes();
+    static DATA_END: usize = WHOLE.with(|bytes| {
+        let summary = &bytes[bytes.len() - 8 - 20..][..8];
+        u64::from_le_bytes(summary.try_into().unwrap()) as usize
+    });
+    static CONTENTS: String = WHOLE.with(|bytes| contents(&open(bytes).unwrap()));
+    static STACKS: BTreeMap<String, Weight> = WHOLE.with(|bytes| {
+        stacks(&open(bytes).unwrap().profiles()[0].profile).into_iter().collect()
+    });
+}
+
+/// Everything that a recording holds, for comparison.
+fn contents(recording: &Recording) -> String {
+    let profiles: Vec<_> = recording
+        .profiles()
+        .iter()
+        .map(|p| (&p.workload, p.kind, p.hz, p.dropped, p.lost, stacks(&p.profile)))
+        .collect();
+    let debug = recording.debug_info(&module_id()).unwrap();
+    format!(
+        "{:?}",
+        (recording.head(), recording.modules(), profiles, recording.metrics(), recording.traps(), debug)
+    )
+}
+
+/// Whether everything that is left is as it was recorded: nothing invented, nothing under another name.
+fn is_true(recording: &Recording) -> bool {
+    let head_is = *recording.head() == head() || *recording.head() == Head::default();
+    let profiles_are = recording.profiles().iter().all(|recorded| {
+        recorded.workload == image()
+            && stacks(&recorded.profile).into_iter().all(|(stack, weight)| {
+                STACKS.with(|all| {
+                    all.get(&stack)
+                        .is_some_and(|all| weight.samples <= all.samples && weight.value <= all.value)
+                })
+            })
+    });
+    let debug_is = recording.debug_info(&module_id()).unwrap().is_none_or(|bytes| bytes == debug_info());
+    let metrics_are = recording.metrics().iter().all(|stream| {
+        let second = (stream.point.time_unix_nano - START) / 1_000_000_000;
+        metrics(second).points.contains(&stream.point)
+    });
+    let traps_are = recording.traps().iter().all(|read| *read == trap());
+    head_is && profiles_are && debug_is && metrics_are && traps_are
+}

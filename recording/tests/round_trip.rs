@@ -1,0 +1,210 @@
+//! What a host records is what a reader gets, from this crate and from any MCAP reader.
+
+use std::collections::BTreeSet;
+
+use sandscope_model::profile::Weight;
+use sandscope_model::{Frame, Profile, SampleKind};
+use sandscope_proto::metric::Metric;
+use sandscope_proto::otlp::{MetricBatch, PointValue};
+use sandscope_recording::{
+    DebugInfoError, Head, ModuleInfo, OpenError, Recording, SampleBatch, WhatItIs, WriteError, Writer,
+};
+
+mod common;
+use common::*;
+
+/// Everything of a finished recording comes back, sums over all batches included.
+#[test]
+fn a_finished_recording_comes_back_whole() {
+    let recording = open(&bytes()).unwrap();
+    assert_eq!(recording.missing(), None);
+    assert_eq!(recording.head(), &head());
+    assert_eq!(recording.duration_s(), Some(SECONDS as f64));
+
+    let [module] = recording.modules() else { panic!("announced {SECONDS} times, listed once") };
+    assert_eq!((&module.id, &module.workload, module.name.as_str()), (&module_id(), &image(), "image.wasm"));
+    assert_eq!(recording.debug_info(&module_id()).unwrap(), Some(debug_info()));
+
+    let [cpu] = recording.profiles() else { panic!("one workload, one kind") };
+    assert_eq!((cpu.kind, cpu.hz, cpu.dropped, cpu.lost), (SampleKind::Cpu, 99.0, SECONDS, 0));
+    let mut all = Profile::new();
+    (1..=SECONDS).for_each(|second| all.merge(&profile(second)));
+    assert_eq!(stacks(&cpu.profile), stacks(&all));
+
+    assert_eq!(recording.traps(), [trap()]);
+    let memory = recording.metrics().iter().find(|m| m.point.name == Metric::MemorySize.name()).unwrap();
+    assert_eq!(memory.point.value, PointValue::Gauge(0.0));
+    assert_eq!(memory.peak, Some(65_536.0 * (SECONDS / 2) as f64));
+
+    let mut history: Vec<MetricBatch> = Vec::new();
+    recording.history(|batch| history.push(batch)).unwrap();
+    assert_eq!(history, (1..=SECONDS).map(metrics).collect::<Vec<_>>());
+}
+
+/// The file is an ordinary MCAP file: the container's own reader takes it, checksums and index included,
+/// and finds schemas for everything in it.
+#[test]
+fn other_mcap_readers_read_it() {
+    let bytes = bytes();
+    let summary = mcap::Summary::read(&bytes).unwrap().unwrap();
+    assert!(summary.channels.values().all(|channel| {
+        channel.schema.as_ref().is_some_and(|schema| schema.encoding == "protobuf" && !schema.data.is_empty())
+    }));
+    let topics: BTreeSet<String> = mcap::MessageStream::new(&bytes)
+        .unwrap()
+        .map(|message| message.unwrap().channel.topic.clone())
+        .collect();
+    assert_eq!(topics, ["metrics", "modules", "samples", "traps"].map(str::to_owned).into());
+    let [attachment] = &summary.attachment_indexes[..] else { panic!("one attachment") };
+    assert_eq!(attachment.name, "debug/deadbeef.wasm.zst");
+    assert_eq!(attachment.media_type, "application/zstd");
+}
+
+/// Dictionaries begin anew from time to time, so that damage early in a file does not cost its end.
+#[test]
+fn streams_restart() {
+    let bytes = bytes();
+    let summary = mcap::Summary::read(&bytes).unwrap().unwrap();
+    assert!(summary.channels.values().filter(|channel| channel.topic == "samples").count() > 1);
+}
+
+/// A host that dies without closing leaves a readable file that says so.
+#[test]
+fn an_unfinished_recording_opens_as_incomplete() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    drop(write(&path).unwrap());
+    let recording = Recording::open(&path).unwrap();
+    assert!(!recording.complete());
+    assert!(recording.missing().unwrap().contains("not closed"), "{:?}", recording.missing());
+    assert_eq!(recording.profiles()[0].profile.samples(), SECONDS * SAMPLES);
+    assert_eq!(recording.traps().len(), 1);
+}
+
+/// What was flushed is in the file while the writer still runs.
+#[test]
+fn a_recording_can_be_read_while_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let writer = write(&path).unwrap();
+    let recording = Recording::open(&path).unwrap();
+    assert_eq!(recording.profiles()[0].profile.samples(), SECONDS * SAMPLES);
+    assert_eq!(recording.duration_s(), Some(SECONDS as f64));
+    drop(writer);
+}
+
+/// A profile too large for one message arrives in one piece all the same.
+#[test]
+fn large_profiles_are_split_and_joined() {
+    let mut large = Profile::new();
+    let module = large.module(&module_id());
+    for offset in 0..150_000 {
+        let frame = large.frame(Frame::Guest { module, offset });
+        large.add(&[frame], Weight { samples: 1, value: 5 });
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let mut writer = Writer::create(&path, &head()).unwrap();
+    let workload = image();
+    let batch = SampleBatch {
+        workload: &workload,
+        kind: SampleKind::Alloc,
+        hz: 0.0,
+        dropped: 3,
+        start_unix_nano: START,
+        profile: &large,
+    };
+    writer.samples(&batch).unwrap();
+    writer.samples(&batch).unwrap();
+    writer.finish().unwrap();
+    let recording = Recording::open(&path).unwrap();
+    let [alloc] = recording.profiles() else { panic!("one") };
+    assert_eq!((alloc.kind, alloc.dropped, alloc.lost), (SampleKind::Alloc, 6, 0));
+    assert_eq!((alloc.profile.stacks.len(), alloc.profile.samples()), (150_000, 300_000));
+}
+
+/// A full disk is an error with a cause that a person can act on, when it happens and ever after.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_a_write_error() {
+    let error = Writer::create("/dev/full".as_ref(), &Head::default()).unwrap_err();
+    let WriteError::Write { source } = &error else { panic!("{error:?}") };
+    assert_eq!(source.kind(), std::io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn a_directory_that_is_missing_is_named() {
+    let error = Writer::create("/nowhere/at/all/r.mcap".as_ref(), &Head::default()).unwrap_err();
+    assert_eq!(error.to_string(), "create /nowhere/at/all/r.mcap");
+}
+
+/// Files of other kinds get one sentence each, with what to do next.
+#[test]
+fn other_files_are_refused_with_a_next_step() {
+    let other = |bytes: &[u8]| open(bytes).unwrap_err();
+    let text = other(b"# Notes\nnothing recorded here\n");
+    assert!(matches!(text, OpenError::NotRecording { what: WhatItIs::Text, .. }));
+    assert!(text.to_string().contains("sandscope run --record"), "{text}");
+    let wasm = other(b"\0asm\x01\0\0\0");
+    assert!(matches!(wasm, OpenError::NotRecording { what: WhatItIs::Wasm, .. }));
+    assert!(matches!(other(b""), OpenError::Empty { .. }));
+    assert!(matches!(other(&bytes()[..20]), OpenError::NothingLeft { bytes: 20, .. }));
+
+    let mut foreign = std::io::Cursor::new(Vec::new());
+    let mut writer = mcap::WriteOptions::new().profile("ros2\u{1b}[2J").create(&mut foreign).unwrap();
+    writer.add_channel(0, "/camera", "cdr", &Default::default()).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    let foreign = other(foreign.get_ref());
+    assert!(matches!(foreign, OpenError::OtherProfile { .. }), "{foreign}");
+    assert!(foreign.to_string().contains("ros2␛[2J"), "{foreign}");
+}
+
+/// A recording of a later release names what can read it.
+#[test]
+fn a_later_format_is_refused_by_name() {
+    let mut later = std::io::Cursor::new(Vec::new());
+    let mut writer = mcap::WriteOptions::new().profile("sandscope").create(&mut later).unwrap();
+    let entries = [("format_version", "7"), ("written_by", "3.1.0")];
+    let mut crc_of = String::new();
+    entries.iter().for_each(|(key, value)| crc_of += &format!("{key}={value}\n"));
+    let crc = format!("{:08x}", crc32fast::hash(crc_of.as_bytes()));
+    let metadata = entries.iter().copied().chain([("crc32", crc.as_str())]);
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    writer.write_metadata(&mcap::records::Metadata { name: "sandscope".into(), metadata }).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    let error = open(later.get_ref()).unwrap_err();
+    assert!(matches!(error, OpenError::LaterFormat { found: 7, .. }), "{error}");
+    assert!(error.to_string().contains("sandscope 3.1.0 or later"), "{error}");
+}
+
+/// A module without debug info is known all the same; asking for it is no error.
+#[test]
+fn debug_info_is_optional() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let mut writer = Writer::create(&path, &head()).unwrap();
+    let info = ModuleInfo { id: module_id(), workload: image(), name: "image.wasm".into() };
+    writer.module(&info, None).unwrap();
+    writer.finish().unwrap();
+    let recording = Recording::open(&path).unwrap();
+    assert_eq!(recording.modules(), [info]);
+    assert_eq!(recording.debug_info(&module_id()).unwrap(), None);
+    assert_eq!(recording.duration_s(), Some(0.0));
+}
+
+/// Debug info that unpacks to more than any host stores is refused, not unpacked; the rest is read.
+#[test]
+fn debug_info_that_explodes_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let mut writer = Writer::create(&path, &head()).unwrap();
+    let info = ModuleInfo { id: module_id(), workload: image(), name: "image.wasm".into() };
+    let bomb = zstd::bulk::compress(&vec![0; (sandscope_proto::MAX_DEBUG_INFO + 1) as usize], 1).unwrap();
+    writer.module(&info, Some(&bomb)).unwrap();
+    writer.finish().unwrap();
+    let recording = Recording::open(&path).unwrap();
+    assert!(recording.complete());
+    assert!(matches!(recording.debug_info(&module_id()), Err(DebugInfoError::TooLarge { .. })));
+}

@@ -1,0 +1,307 @@
+//! DWARF of one core module: which unit covers an address, and its tree and lines, read when first asked for.
+//! Addresses here are relative to the Code section's content; `file.rs` converts.
+//!
+//! Units are found at parse time by their root entries alone. A tree refers to other units only by offset, so
+//! that reading one never waits for another.
+
+mod abbrev;
+mod budget;
+mod files;
+mod lines;
+mod naming;
+mod sections;
+mod segments;
+mod tree;
+mod unit;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+pub(crate) use budget::Budget;
+use lines::Lines;
+pub(crate) use naming::FunctionName;
+pub(crate) use sections::Sections;
+use segments::{Interval, NONE, Segments};
+pub(crate) use tree::Position;
+use tree::Tree;
+use unit::{UnitMeta, live};
+
+use crate::error::{Note, Notes};
+use crate::layout::Functions;
+use crate::limits::MAX_UNITS;
+
+/// The DWARF of one core module.
+pub(crate) struct Dwarf {
+    sections: Sections,
+    functions: Arc<Functions>,
+    units: Vec<CompileUnit>,
+    /// Which unit covers an address.
+    covered: Segments,
+    /// Units that do not say what they cover; their trees do.
+    vague: Vec<u32>,
+    covered_by_vague: OnceLock<Segments>,
+    /// Line tables by offset, ascending.
+    lines: Vec<LineSlot>,
+    line_work: Budget,
+    retained: Arc<Budget>,
+    notes: Arc<Notes>,
+}
+
+struct CompileUnit {
+    meta: UnitMeta,
+    tree: OnceLock<Tree>,
+    /// Position in [`Dwarf::lines`], or [`NONE`].
+    lines: u32,
+}
+
+struct LineSlot {
+    offset: u32,
+    comp_dir: sections::StrRef,
+    lines: OnceLock<Lines>,
+}
+
+/// What DWARF knows of an address.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    unit: usize,
+    /// The innermost function or inlined call, [`NONE`] if only the line is known.
+    scope: u32,
+    position: Position,
+}
+
+/// One step of an inlined chain.
+pub(crate) struct Step<'a> {
+    pub name: Option<Cow<'a, FunctionName>>,
+    /// Whether it was inlined into the next step.
+    pub inlined: bool,
+    /// Where the next step called this one.
+    pub call: Position,
+    pub next: u32,
+}
+
+impl Dwarf {
+    /// Indexes the units. Empty sections make an empty index.
+    pub fn new(
+        sections: Sections,
+        functions: Arc<Functions>,
+        retained: Arc<Budget>,
+        notes: Arc<Notes>,
+    ) -> Self {
+        let line_work = Budget::new(sections.line.len() * 2 + 1_024);
+        let mut out = Self {
+            sections: Sections::default(),
+            functions,
+            units: Vec::new(),
+            covered: Segments::default(),
+            vague: Vec::new(),
+            covered_by_vague: OnceLock::new(),
+            lines: Vec::new(),
+            line_work,
+            retained,
+            notes,
+        };
+        if out.index(&sections) {
+            out.sections = sections;
+        } else {
+            (out.units, out.vague, out.lines) = (Vec::new(), Vec::new(), Vec::new());
+            out.covered = Segments::default();
+        }
+        out
+    }
+
+    /// Reads the root of every unit; `false` if the debug info belongs to other code.
+    fn index(&mut self, sections: &Sections) -> bool {
+        let dwarf = sections.dwarf();
+        let mut tables = abbrev::Tables::new(sections.abbrev());
+        let mut uses: HashMap<usize, u32> = HashMap::new();
+        let mut table_offsets = Vec::new();
+        let mut intervals = Vec::new();
+        let mut ranges_left = sections.max_ranges() + MAX_UNITS;
+        let (mut ranges, mut matching) = (0, 0);
+        let mut headers = dwarf.units();
+        loop {
+            let header = match headers.next() {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                Err(error) => {
+                    self.bad(
+                        "unit header",
+                        self.units.last().map_or(0, |unit| unit.meta.end as usize),
+                        error,
+                    );
+                    break;
+                }
+            };
+            if self.units.len() >= MAX_UNITS {
+                self.notes.add(Note::Limit { what: "compilation units", limit: MAX_UNITS });
+                break;
+            }
+            let table = header.debug_abbrev_offset().0;
+            let offset = header.debug_info_offset().map_or(0, |offset| offset.0);
+            let Some(abbreviations) = tables.get(table, &self.notes) else { continue };
+            let (meta, unit, place) = match UnitMeta::read(sections, &dwarf, header, abbreviations) {
+                Ok(read) => read,
+                Err(error) => {
+                    self.bad("compilation unit", offset, error);
+                    continue;
+                }
+            };
+            let id = self.units.len() as u32;
+            let before = intervals.len();
+            let mut dead = false;
+            let read = place.each(&dwarf, &unit, &mut ranges_left, |begin, end| {
+                dead = true;
+                if let Some((begin, end)) = live(begin, end) {
+                    ranges += 1;
+                    matching += usize::from(self.functions.aligned(begin, end));
+                    // Where units overlap, the first one is found.
+                    intervals.push(Interval {
+                        begin,
+                        end: end.min(self.functions.end()),
+                        rank: u32::MAX - id,
+                        id,
+                    });
+                }
+            });
+            if let Err(error) = read {
+                self.bad("ranges of compilation unit", offset, error);
+            }
+            if intervals.len() == before && !dead {
+                self.vague.push(id);
+            }
+            *uses.entry(table).or_default() += 1;
+            table_offsets.push(table);
+            self.units.push(CompileUnit { meta, tree: OnceLock::new(), lines: NONE });
+        }
+        if ranges_left == 0 {
+            self.notes.add(Note::Limit { what: "address ranges of units", limit: ranges });
+        }
+        if matching * 2 < ranges {
+            self.notes.add(Note::StaleDwarf { ranges, matching });
+            return false;
+        }
+        // Tables that several units use are kept; re-reading those would be quadratic.
+        for (unit, offset) in self.units.iter_mut().zip(table_offsets) {
+            if uses.get(&offset).is_some_and(|uses| *uses > 1) {
+                unit.meta.shared_abbreviations = tables.get(offset, &self.notes);
+            }
+        }
+        self.covered = Segments::new(intervals);
+        self.assign_lines(sections);
+        true
+    }
+
+    fn assign_lines(&mut self, sections: &Sections) {
+        if sections.line.is_empty() {
+            return;
+        }
+        let mut slots: Vec<LineSlot> = self
+            .units
+            .iter()
+            .filter_map(|unit| {
+                let (offset, comp_dir) = (unit.meta.line_offset?, unit.meta.comp_dir);
+                Some(LineSlot { offset, comp_dir, lines: OnceLock::new() })
+            })
+            .collect();
+        slots.sort_by_key(|slot| slot.offset);
+        slots.dedup_by_key(|slot| slot.offset);
+        for unit in &mut self.units {
+            let slot =
+                unit.meta.line_offset.and_then(|at| slots.binary_search_by_key(&at, |s| s.offset).ok());
+            unit.lines = slot.map_or(NONE, |slot| slot as u32);
+        }
+        self.lines = slots;
+    }
+
+    fn bad(&self, part: &'static str, offset: usize, error: gimli::Error) {
+        self.notes.add(Note::BadDwarf { part, offset, reason: error.to_string() });
+    }
+
+    /// What covers an address.
+    pub fn find(&self, address: u32) -> Option<Found> {
+        let unit = self.covered.find(address).or_else(|| self.find_vague(address))? as usize;
+        let scope = self.tree(unit).and_then(|tree| tree.segments.find(address)).unwrap_or(NONE);
+        let position = self.unit_lines(unit).and_then(|lines| lines.find(address));
+        if scope == NONE && position.is_none() {
+            return None;
+        }
+        let position = position.unwrap_or(Position { line: 0, file: u16::MAX, column: 0 });
+        Some(Found { unit, scope, position })
+    }
+
+    fn find_vague(&self, address: u32) -> Option<u32> {
+        if self.vague.is_empty() {
+            return None;
+        }
+        let build = || {
+            let mut intervals = Vec::new();
+            for &id in &self.vague {
+                for (begin, end) in self.tree(id as usize).into_iter().flat_map(|tree| tree.segments.ranges())
+                {
+                    intervals.push(Interval { begin, end, rank: u32::MAX - id, id });
+                }
+            }
+            Segments::new(intervals)
+        };
+        self.covered_by_vague.get_or_init(build).find(address)
+    }
+
+    /// A scope of the chain at an address; `None` past its end.
+    pub fn step(&self, found: Found, scope: u32) -> Option<Step<'_>> {
+        let entry = self.tree(found.unit)?.scopes.get(scope as usize)?;
+        Some(Step {
+            name: self.scope_name(found.unit, entry),
+            inlined: entry.parent != NONE,
+            call: entry.call,
+            next: entry.parent,
+        })
+    }
+
+    /// The path of a file that a position of this unit names.
+    pub fn path(&self, found: Found, position: Position) -> Option<Cow<'_, str>> {
+        self.unit_lines(found.unit)?.files.path(position.file, &self.sections, &self.retained)
+    }
+
+    fn tree(&self, unit: usize) -> Option<&Tree> {
+        let unit = self.units.get(unit)?;
+        Some(unit.tree.get_or_init(|| {
+            let dwarf = self.sections.dwarf();
+            match unit.meta.open(&dwarf, unit.meta.shared_abbreviations.clone()) {
+                Ok(open) => {
+                    tree::read(&self.sections, &dwarf, &open, &self.functions, &self.retained, &self.notes)
+                }
+                Err(error) => {
+                    self.bad("compilation unit", unit.meta.offset as usize, error);
+                    Tree::default()
+                }
+            }
+        }))
+    }
+
+    fn unit_lines(&self, unit: usize) -> Option<&Lines> {
+        let slot = self.lines.get(self.units.get(unit)?.lines as usize)?;
+        Some(slot.lines.get_or_init(|| {
+            let budgets = (&self.line_work, &*self.retained);
+            Lines::read(&self.sections.line, slot.offset, slot.comp_dir, budgets, &self.notes)
+        }))
+    }
+
+    /// The unit around an offset of `.debug_info`.
+    fn unit_at(&self, offset: u32) -> Option<usize> {
+        let at = self.units.partition_point(|unit| unit.meta.offset <= offset).checked_sub(1)?;
+        (offset < self.units.get(at)?.meta.end).then_some(at)
+    }
+}
+
+impl Found {
+    /// The innermost scope, for [`Dwarf::step`].
+    pub fn scope(&self) -> u32 {
+        self.scope
+    }
+
+    /// Where in the source the address is.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+}

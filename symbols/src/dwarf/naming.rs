@@ -1,0 +1,99 @@
+//! From an entry to a function's name, across abstract origins, specifications and units.
+
+use std::borrow::Cow;
+
+use super::Dwarf;
+use super::segments::NONE;
+use super::tree::{Decl, DeclKind, Scope};
+use crate::demangle::try_demangle;
+use crate::limits::{MAX_NAME, MAX_ORIGINS, MAX_QUALIFIERS};
+
+/// A function's name as DWARF has it.
+#[derive(Clone, Debug)]
+pub(crate) struct FunctionName {
+    /// For people: the linkage name demangled, else the name with the namespaces and types around it.
+    pub function: Box<str>,
+    /// As the linker saw it.
+    pub linkage: Option<Box<str>>,
+}
+
+impl FunctionName {
+    fn size(&self) -> usize {
+        size_of::<Self>() + self.function.len() + self.linkage.as_ref().map_or(0, |linkage| linkage.len())
+    }
+}
+
+impl Dwarf {
+    /// The name of a scope of a unit; `None` if it has none.
+    pub(super) fn scope_name(&self, unit: usize, scope: &Scope) -> Option<Cow<'_, FunctionName>> {
+        let (unit, at) = if scope.decl == NONE { self.decl_at(scope.remote)? } else { (unit, scope.decl) };
+        let decl = self.decl(unit, at)?;
+        if let Some(known) = decl.resolved.get() {
+            return (!known.function.is_empty()).then_some(Cow::Borrowed(&**known));
+        }
+        let name = self.resolve(unit, at);
+        if self.retained.take(name.size()) {
+            let known = decl.resolved.get_or_init(|| Box::new(name));
+            return (!known.function.is_empty()).then_some(Cow::Borrowed(&**known));
+        }
+        (!name.function.is_empty()).then_some(Cow::Owned(name))
+    }
+
+    fn decl(&self, unit: usize, at: u32) -> Option<&Decl> {
+        self.tree(unit)?.decls.get(at as usize)
+    }
+
+    /// The unit and position of the declaration at an offset of `.debug_info`.
+    fn decl_at(&self, offset: u32) -> Option<(usize, u32)> {
+        if offset == NONE {
+            return None;
+        }
+        let unit = self.unit_at(offset)?;
+        let at = self.tree(unit)?.decls.binary_search_by_key(&offset, |decl| decl.offset).ok()?;
+        Some((unit, u32::try_from(at).ok()?))
+    }
+
+    /// Follows an entry to what names it. The name is empty if nothing does.
+    fn resolve(&self, mut unit: usize, mut at: u32) -> FunctionName {
+        let text = |text| self.sections.text(text, MAX_NAME);
+        let (mut linkage, mut named) = (None, None);
+        for _ in 0..MAX_ORIGINS {
+            let Some(decl) = self.decl(unit, at) else { break };
+            linkage = linkage.or_else(|| text(decl.linkage));
+            // The outermost origin that has a name also stands where the function was declared.
+            if decl.name.is_some() {
+                named = Some((unit, at));
+            }
+            let Some(next) = self.decl_at(decl.origin) else { break };
+            (unit, at) = next;
+        }
+        let function = linkage
+            .as_deref()
+            .and_then(try_demangle)
+            .or_else(|| named.and_then(|(unit, at)| self.qualified(unit, at)))
+            .or_else(|| linkage.as_deref().map(str::to_owned))
+            .unwrap_or_default();
+        FunctionName { function: function.into(), linkage: linkage.map(Into::into) }
+    }
+
+    /// The name with what is around it, as Rust and C++ both write it.
+    fn qualified(&self, unit: usize, at: u32) -> Option<String> {
+        let name = self.sections.text(self.decl(unit, at)?.name, MAX_NAME)?;
+        let mut parts = vec![name];
+        let mut length = 0;
+        let mut outer = self.decl(unit, at)?.parent;
+        while let Some(decl) =
+            self.decl(unit, outer).filter(|_| parts.len() < MAX_QUALIFIERS && length < MAX_NAME)
+        {
+            match self.sections.text(decl.name, MAX_NAME) {
+                Some(name) => parts.push(name),
+                None if decl.kind == DeclKind::Namespace => parts.push("(anonymous namespace)".into()),
+                None => {}
+            }
+            length += parts.last().map_or(0, |part| part.len());
+            outer = decl.parent;
+        }
+        parts.reverse();
+        Some(parts.join("::"))
+    }
+}

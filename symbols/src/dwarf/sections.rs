@@ -1,0 +1,163 @@
+//! The debug sections of one core module, owned, and the text in them. What the sections mean is decided elsewhere.
+
+use std::borrow::Cow;
+
+use gimli::{AttributeValue, Dwarf, EndianSlice, LittleEndian, SectionId};
+
+/// How the debug sections are read: wasm is little-endian.
+pub(crate) type Slice<'a> = EndianSlice<'a, LittleEndian>;
+
+/// Copies of the sections that symbolizing needs; absent ones are empty.
+#[derive(Default)]
+pub(crate) struct Sections {
+    abbrev: Box<[u8]>,
+    addr: Box<[u8]>,
+    pub info: Box<[u8]>,
+    pub line: Box<[u8]>,
+    line_str: Box<[u8]>,
+    ranges: Box<[u8]>,
+    rnglists: Box<[u8]>,
+    str: Box<[u8]>,
+    str_offsets: Box<[u8]>,
+}
+
+/// A string in one of the sections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StrRef {
+    section: TextSection,
+    offset: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum TextSection {
+    #[default]
+    None,
+    Info,
+    Line,
+    LineStr,
+    Str,
+}
+
+impl StrRef {
+    /// No string.
+    pub const NONE: Self = Self { section: TextSection::None, offset: 0 };
+
+    /// Whether there is a string, as far as can be told without looking.
+    pub fn is_some(self) -> bool {
+        self.section != TextSection::None
+    }
+
+    /// A string in `.debug_str`.
+    pub fn in_str(offset: u64) -> Self {
+        Self::at(TextSection::Str, offset)
+    }
+
+    /// A string in `.debug_line_str`.
+    pub fn in_line_str(offset: u64) -> Self {
+        Self::at(TextSection::LineStr, offset)
+    }
+
+    /// A string in `.debug_line`.
+    pub fn in_line(offset: u64) -> Self {
+        Self::at(TextSection::Line, offset)
+    }
+
+    fn at(section: TextSection, offset: u64) -> Self {
+        u32::try_from(offset).map_or(Self::NONE, |offset| Self { section, offset })
+    }
+}
+
+impl Sections {
+    /// Keeps a custom section if it is a debug section that is not there yet.
+    pub fn take(&mut self, name: &str, data: &[u8]) {
+        let section = match name {
+            ".debug_abbrev" => &mut self.abbrev,
+            ".debug_addr" => &mut self.addr,
+            ".debug_info" => &mut self.info,
+            ".debug_line" => &mut self.line,
+            ".debug_line_str" => &mut self.line_str,
+            ".debug_ranges" => &mut self.ranges,
+            ".debug_rnglists" => &mut self.rnglists,
+            ".debug_str" => &mut self.str,
+            ".debug_str_offsets" => &mut self.str_offsets,
+            _ => return,
+        };
+        if section.is_empty() {
+            *section = data.into();
+        }
+    }
+
+    /// Bytes held.
+    pub fn size(&self) -> usize {
+        let Self { abbrev, addr, info, line, line_str, ranges, rnglists, str, str_offsets } = self;
+        [abbrev, addr, info, line, line_str, ranges, rnglists, str, str_offsets].map(|s| s.len()).iter().sum()
+    }
+
+    /// Most address ranges that can stand in the range sections: an entry has at least two bytes.
+    pub fn max_ranges(&self) -> usize {
+        (self.ranges.len() + self.rnglists.len()) / 2
+    }
+
+    /// `.debug_abbrev`.
+    pub fn abbrev(&self) -> Slice<'_> {
+        EndianSlice::new(&self.abbrev, LittleEndian)
+    }
+
+    /// The sections as the DWARF reader wants them.
+    pub fn dwarf(&self) -> Dwarf<Slice<'_>> {
+        let section = |id: SectionId| -> Result<Slice<'_>, std::convert::Infallible> {
+            let bytes: &[u8] = match id {
+                SectionId::DebugAbbrev => &self.abbrev,
+                SectionId::DebugAddr => &self.addr,
+                SectionId::DebugInfo => &self.info,
+                SectionId::DebugRanges => &self.ranges,
+                SectionId::DebugRngLists => &self.rnglists,
+                SectionId::DebugStr => &self.str,
+                SectionId::DebugLineStr => &self.line_str,
+                SectionId::DebugStrOffsets => &self.str_offsets,
+                _ => &[],
+            };
+            Ok(EndianSlice::new(bytes, LittleEndian))
+        };
+        match Dwarf::load(section) {
+            Ok(dwarf) => dwarf,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Where an attribute's text stands; [`StrRef::NONE`] if it is no text.
+    pub fn text_ref(
+        &self,
+        dwarf: &Dwarf<Slice<'_>>,
+        unit: &gimli::Unit<Slice<'_>>,
+        value: AttributeValue<Slice<'_>>,
+    ) -> StrRef {
+        match value {
+            AttributeValue::String(text) => {
+                let info = EndianSlice::new(&self.info, LittleEndian);
+                StrRef::at(TextSection::Info, text.offset_from(info) as u64)
+            }
+            AttributeValue::DebugStrRef(offset) => StrRef::in_str(offset.0 as u64),
+            AttributeValue::DebugLineStrRef(offset) => StrRef::in_line_str(offset.0 as u64),
+            AttributeValue::DebugStrOffsetsIndex(index) => dwarf
+                .string_offset(unit, index)
+                .map_or(StrRef::NONE, |offset| StrRef::in_str(offset.0 as u64)),
+            _ => StrRef::NONE,
+        }
+    }
+
+    /// The text, cut at `max` bytes; empty strings are none.
+    pub fn text(&self, at: StrRef, max: usize) -> Option<Cow<'_, str>> {
+        let section = match at.section {
+            TextSection::None => return None,
+            TextSection::Info => &self.info,
+            TextSection::Line => &self.line,
+            TextSection::LineStr => &self.line_str,
+            TextSection::Str => &self.str,
+        };
+        let rest = section.get(at.offset as usize..)?;
+        let window = rest.get(..max).unwrap_or(rest);
+        let text = window.split(|byte| *byte == 0).next()?;
+        (!text.is_empty()).then(|| String::from_utf8_lossy(text))
+    }
+}

@@ -1,0 +1,162 @@
+//! Builds small modules with DWARF by hand, byte by byte: a test says exactly what is in the file.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::path::PathBuf;
+
+/// Bytes that are being put together, little-endian.
+#[derive(Clone, Default)]
+pub struct Bytes(pub Vec<u8>);
+
+impl Bytes {
+    pub fn u8(mut self, value: u8) -> Self {
+        self.0.push(value);
+        self
+    }
+    pub fn u16(mut self, value: u16) -> Self {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+    pub fn u32(mut self, value: u32) -> Self {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+    pub fn uleb(mut self, mut value: u64) -> Self {
+        while value >= 0x80 {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+        self
+    }
+    pub fn text(mut self, text: &str) -> Self {
+        self.0.extend(text.as_bytes());
+        self.u8(0)
+    }
+    pub fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend(bytes);
+        self
+    }
+    /// With its own length, in 32 bits, before it.
+    pub fn sized(self) -> Vec<u8> {
+        Self::default().u32(self.0.len() as u32).bytes(&self.0).0
+    }
+    pub fn len(&self) -> u32 {
+        self.0.len() as u32
+    }
+}
+
+pub fn bytes() -> Bytes {
+    Bytes::default()
+}
+
+/// A module, and where its functions are.
+pub struct Built {
+    pub bytes: Vec<u8>,
+    /// Offset in the file of the Code section's content.
+    pub code: u64,
+    /// Body of each function, relative to that.
+    pub functions: Vec<u32>,
+}
+
+/// Where functions with bodies of these lengths start, relative to the Code section's content.
+pub fn function_starts(bodies: &[u32]) -> Vec<u32> {
+    let mut at = bytes().uleb(bodies.len() as u64).len();
+    let mut starts = Vec::new();
+    for len in bodies {
+        at += bytes().uleb(u64::from(*len)).len();
+        starts.push(at);
+        at += len;
+    }
+    starts
+}
+
+/// A module with one imported function, functions of these lengths, and custom sections.
+pub fn module(bodies: &[u32], export: Option<(&str, u32)>, customs: &[(&str, &[u8])]) -> Built {
+    let count = bodies.len() as u64;
+    let section = |id: u8, content: Bytes| bytes().u8(id).uleb(content.0.len() as u64).bytes(&content.0).0;
+    let mut out = b"\0asm\x01\0\0\0".to_vec();
+    out.extend(section(1, bytes().bytes(&[1, 0x60, 0, 0])));
+    out.extend(section(2, bytes().bytes(&[1, 1, b'm', 1, b'f', 0, 0])));
+    out.extend(section(3, bytes().uleb(count).bytes(&vec![0; bodies.len()])));
+    if let Some((name, index)) = export {
+        let entry = bytes().u8(1).uleb(name.len() as u64).bytes(name.as_bytes()).u8(0).uleb(u64::from(index));
+        out.extend(section(7, entry));
+    }
+    let mut code = bytes().uleb(count);
+    for len in bodies {
+        // No locals, `nop`s, `end`.
+        let mut body = vec![1; *len as usize];
+        body[0] = 0;
+        body[*len as usize - 1] = 0x0b;
+        code = code.uleb(u64::from(*len)).bytes(&body);
+    }
+    let len = code.0.len();
+    out.extend(section(10, code));
+    let code = (out.len() - len) as u64;
+    for (name, data) in customs {
+        let content = bytes().uleb(name.len() as u64).bytes(name.as_bytes()).bytes(data);
+        out.extend(section(0, content));
+    }
+    Built { bytes: out, code, functions: function_starts(bodies) }
+}
+
+/// A `name` section with function names.
+pub fn names(functions: &[(u32, &str)]) -> Vec<u8> {
+    let mut map = bytes().uleb(functions.len() as u64);
+    for (index, name) in functions {
+        map = map.uleb(u64::from(*index)).uleb(name.len() as u64).bytes(name.as_bytes());
+    }
+    bytes().u8(1).uleb(map.0.len() as u64).bytes(&map.0).0
+}
+
+/// A component around core modules. The second value has where each module starts in the file.
+pub fn component(modules: &[&[u8]]) -> (Vec<u8>, Vec<u64>) {
+    let mut out = b"\0asm\x0d\0\x01\0".to_vec();
+    let mut starts = Vec::new();
+    for module in modules {
+        out.extend(bytes().u8(1).uleb(module.len() as u64).0);
+        starts.push(out.len() as u64);
+        out.extend(*module);
+    }
+    (out, starts)
+}
+
+/// An abbreviation: (code, tag, has children, [(attribute, form)]).
+pub type Abbreviation<'a> = (u64, u16, bool, &'a [(u16, u16)]);
+
+/// An abbreviation table.
+pub fn abbreviations(table: &[Abbreviation<'_>]) -> Vec<u8> {
+    let mut out = bytes();
+    for (code, tag, children, attributes) in table {
+        out = out.uleb(*code).uleb(u64::from(*tag)).u8(u8::from(*children));
+        for (name, form) in *attributes {
+            out = out.uleb(u64::from(*name)).uleb(u64::from(*form));
+        }
+        out = out.bytes(&[0, 0]);
+    }
+    out.u8(0).0
+}
+
+/// A DWARF 4 compilation unit around entries. Offsets in the unit count from its length field: entries start at 11.
+pub fn unit4(entries: &Bytes) -> Vec<u8> {
+    bytes().u16(4).u32(0).u8(4).bytes(&entries.0).sized()
+}
+
+/// A committed guest.
+pub fn guest(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/guests").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The offset in the file of every instruction of every function, in order.
+pub fn instructions(module: &[u8]) -> Vec<u64> {
+    let mut out = Vec::new();
+    for payload in wasmparser::Parser::new(0).parse_all(module) {
+        if let wasmparser::Payload::CodeSectionEntry(body) = payload.unwrap() {
+            let operators = body.get_operators_reader().unwrap().into_iter_with_offsets();
+            out.extend(operators.map(|operator| operator.unwrap().1 as u64));
+        }
+    }
+    out
+}
