@@ -100,11 +100,9 @@ pub struct RunArgs {
     /// Call this exported function, with numbers as arguments, instead of running the command.
     #[arg(long, value_name = "FUNCTION")]
     pub invoke: Option<String>,
-    /// The guest.
-    pub module: PathBuf,
-    /// Its arguments.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub args: Vec<String>,
+    /// The guest and its arguments.
+    #[arg(trailing_var_arg = true, required = true, value_names = ["MODULE", "ARGS"], num_args = 1..)]
+    pub guest: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -258,9 +256,12 @@ mod tests {
     fn guest_arguments_are_not_ours() {
         let cli = Cli::parse_from(["sandscope", "run", "--hz", "199", "--", "a.wasm", "--record", "x"]);
         let Command::Run(run) = cli.command else { panic!("run") };
-        assert_eq!((run.module.to_str(), run.args.len(), run.identity.record), (Some("a.wasm"), 2, None));
+        assert_eq!(
+            (run.guest, run.identity.record),
+            (vec!["a.wasm".into(), "--record".into(), "x".into()], None)
+        );
         let cli = Cli::parse_from(["sandscope", "run", "a.wasm", "--hz", "1"]);
         let Command::Run(run) = cli.command else { panic!("run") };
-        assert_eq!((run.args.len(), run.identity.hz), (2, 99.0));
+        assert_eq!((run.guest.len(), run.identity.hz), (3, 99.0));
     }
 }

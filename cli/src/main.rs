@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let result = match cli.command {
-        Command::Run(args) => commands::run::run(args),
+        Command::Run(args) => commands::run::run(&args),
         Command::Serve(args) => commands::serve::serve(&args),
         Command::Collect(args) => commands::collect::collect(&args),
         Command::Top(args) => commands::ui::top(&args),

@@ -32,9 +32,16 @@ const GREETING: Duration = Duration::from_secs(10);
 
 type Outbox = mpsc::Sender<Result<CollectorMessage, Status>>;
 
+/// One connected host.
+struct Peer {
+    outbox: Outbox,
+    /// Told when the host is cut off.
+    cut: Arc<Notify>,
+}
+
 struct Inner {
     store: Store,
-    hosts: HashMap<HostId, Outbox>,
+    hosts: HashMap<HostId, Peer>,
     next: HostId,
 }
 
@@ -85,15 +92,17 @@ impl DebugInfo {
         tokio::time::timeout(FETCH, arrival).await.ok().flatten()
     }
 
-    fn join(&self, outbox: Outbox) -> Option<HostId> {
+    /// Takes a host in, if there is room: its id, and what is told when it is cut off.
+    fn join(&self, outbox: Outbox) -> Option<(HostId, Arc<Notify>)> {
         let mut inner = self.lock();
         if inner.hosts.len() >= self.max_hosts {
             return None;
         }
         inner.next += 1;
         let id = inner.next;
-        inner.hosts.insert(id, outbox);
-        Some(id)
+        let cut = Arc::new(Notify::new());
+        inner.hosts.insert(id, Peer { outbox, cut: cut.clone() });
+        Some((id, cut))
     }
 
     fn leave(self: &Arc<Self>, host: HostId) {
@@ -109,10 +118,9 @@ impl DebugInfo {
         for effect in inner.store.handle(self.start.elapsed(), input) {
             match effect {
                 Effect::Send(host, message) => {
-                    let full =
-                        inner.hosts.get(&host).is_some_and(|out| out.try_send(Ok(wire(&message))).is_err());
-                    if full {
-                        // Its stream ends with the sender, and its task then reports that it left.
+                    let Some(peer) = inner.hosts.get(&host) else { continue };
+                    if peer.outbox.try_send(Ok(wire(&message))).is_err() {
+                        peer.cut.notify_one();
                         inner.hosts.remove(&host);
                     }
                 }
@@ -172,23 +180,23 @@ impl Agent for AgentService {
         request: Request<Streaming<HostMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let (outbox, messages) = mpsc::channel(OUTBOX);
-        let Some(host) = self.debug.join(outbox.clone()) else {
+        let Some((host, cut)) = self.debug.join(outbox.clone()) else {
             return Err(Status::resource_exhausted("too many hosts are connected"));
         };
         let (debug, mut stop) = (self.debug.clone(), self.stop.clone());
         let mut incoming = request.into_inner();
         tokio::spawn(async move {
             let status = tokio::select! {
-                status = converse(&debug, host, &mut incoming, outbox.clone()) => status,
+                status = converse(&debug, host, &mut incoming, &outbox) => status,
                 _ = stop.wait_for(|stop| *stop) => {
                     Err(Status::unavailable("the collector is shutting down"))
                 }
-                // The host hung up, or reads so little that it was cut off.
                 () = outbox.closed() => Ok(()),
+                () = cut.notified() => Err(Status::resource_exhausted("too many messages wait to be read")),
             };
             debug.leave(host);
             if let Err(status) = status {
-                // A host that is gone needs no reason.
+                // A host that is gone needs no reason, and one that reads nothing gets the end of the stream.
                 let _ = outbox.try_send(Err(status));
             }
         });
@@ -201,7 +209,7 @@ async fn converse(
     debug: &Arc<DebugInfo>,
     host: HostId,
     incoming: &mut Streaming<HostMessage>,
-    outbox: Outbox,
+    outbox: &Outbox,
 ) -> Result<(), Status> {
     let greeting = tokio::time::timeout(GREETING, incoming.message()).await;
     let first = greeting.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
@@ -212,8 +220,6 @@ async fn converse(
     if outbox.send(Ok(welcome)).await.is_err() {
         return Ok(());
     }
-    // From here on only the store sends, so that its being cut off ends the stream.
-    drop(outbox);
     while let Some(HostMessage { message }) = incoming.message().await? {
         match message {
             Some(host_message::Message::Offer(offer)) => {
@@ -241,4 +247,25 @@ fn agree(hello: &Hello) -> Result<Welcome, Status> {
 
 fn module(id: &str) -> Result<ModuleId, Status> {
     ModuleId::parse(id).ok_or_else(|| Status::invalid_argument("a module id is malformed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host that offers and never reads is cut off, instead of having its answers pile up.
+    #[tokio::test]
+    async fn a_host_that_reads_nothing_is_cut_off() {
+        let debug = Arc::new(DebugInfo::new(1 << 20, 1, Arc::default()));
+        let (outbox, _unread) = mpsc::channel(2);
+        let (host, cut) = debug.join(outbox.clone()).unwrap();
+        assert!(debug.join(outbox.clone()).is_none(), "the only place is taken");
+        for id in ["aa", "bb", "cc"] {
+            assert_eq!(debug.lock().hosts.len(), 1);
+            debug.handle(Input::Offered { host, id: module(id).unwrap(), size: 0 });
+        }
+        cut.notified().await;
+        debug.leave(host);
+        assert!(debug.join(outbox).is_some());
+    }
 }

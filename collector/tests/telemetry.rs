@@ -13,7 +13,7 @@ use sandscope_proto::otel::collector::trace::v1::trace_service_client::TraceServ
 use sandscope_proto::otel::profiles::v1development as otlp_profiles;
 use sandscope_proto::otel::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use sandscope_proto::otlp::{MetricBatch, Point, PointValue, profiles};
-use sandscope_proto::query::{FlameRequest, Selection, SeriesRequest};
+use sandscope_proto::query::{FlameRequest, Selection, SeriesRequest, WatchRequest};
 use sandscope_proto::stacks::StackDecoder;
 use tonic::Code;
 
@@ -228,6 +228,20 @@ async fn traces_and_logs_are_accepted() {
     LogsServiceClient::new(collector.otlp.clone()).export(ExportLogsServiceRequest::default()).await.unwrap();
     assert_eq!((collector.account.spans(), collector.account.log_records()), (2, 0));
     assert_eq!(collector.account.acked(), 2);
+}
+
+/// A reader that leaves gives its place to the next.
+#[tokio::test]
+async fn places_of_readers_are_given_back() {
+    let collector = start(Limits { watchers: 1, ..Limits::default() }).await;
+    let mut first = collector.watch(Selection::default()).await;
+    first.next().await;
+    let request = || WatchRequest { selection: None };
+    let refused = collector.query().watch(request()).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    drop(first);
+    let again = async { while collector.query().watch(request()).await.is_err() {} };
+    tokio::time::timeout(PATIENCE, again).await.expect("there is room again");
 }
 
 /// Open streams in both directions do not keep a collector from stopping, and their readers learn of it.

@@ -28,13 +28,13 @@ pub(crate) struct Installed;
 pub(crate) struct Facade(SdkMeterProvider);
 
 impl Facade {
-    /// Exports what is left.
-    pub(crate) fn shutdown(self, timeout: Duration) {
-        // The reader's thread exports through this runtime's reactor; a collector that is gone must not hold
-        // up the process's end.
+    /// Exports what is left, for at most `timeout`. Needs the runtime that drives the connection to go on.
+    pub(crate) async fn shutdown(self, timeout: Duration) {
         let provider = self.0;
+        // The SDK waits for its own thread, which waits for the connection of this runtime.
         let done = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout));
-        tokio::spawn(done);
+        // A collector that is gone was told of already, and must not hold up the process's end.
+        let _ = tokio::time::timeout(timeout, done).await;
     }
 }
 

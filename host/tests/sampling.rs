@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sandscope_host::{Sandscope, WorkloadId};
 use sandscope_model::Frame;
@@ -58,10 +58,18 @@ fn stacks(path: &std::path::Path, bodies: &[std::ops::Range<u64>]) -> Vec<(Vec<O
     out
 }
 
-/// Busy until enough CPU time was spent to be sampled well.
+/// CPU time of this thread.
+fn cpu() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` lives across the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// Busy until enough CPU time was spent to be sampled well, however busy the machine is.
 fn busy(mut call: impl FnMut()) {
-    let started = Instant::now();
-    while started.elapsed() < Duration::from_millis(700) {
+    let started = cpu();
+    while cpu() - started < Duration::from_millis(700) {
         call();
     }
 }
@@ -124,8 +132,7 @@ fn all_threads_are_sampled() {
                 let mut store = Store::new(&engine, ());
                 let instance = Instance::new_async(&mut store, &tasks, &[]).await.unwrap();
                 let main = instance.get_typed_func::<i32, i32>(&mut store, "main").unwrap();
-                let started = Instant::now();
-                while started.elapsed() < Duration::from_millis(700) {
+                for _ in 0..8_000 {
                     tasks.workload().call_async(main.call_async(&mut store, 20_000)).await.unwrap();
                     tokio::task::yield_now().await;
                 }

@@ -147,3 +147,23 @@ fn environment_is_granted_by_name() {
     assert_eq!(count(&[]), "0");
     assert_eq!(count(&["A=1", "PATH"]), "2");
 }
+
+/// A component of WASI 0.2: `wasi:cli/run` and its result as the exit code.
+#[test]
+fn components_run() {
+    let dir = tempfile::tempdir().unwrap();
+    for (result, code) in [("0", 0), ("1", 1)] {
+        let wat = format!(
+            r#"(component
+                (core module $m (func (export "run") (result i32) (i32.const {result})))
+                (core instance $i (instantiate $m))
+                (func $run (result (result)) (canon lift (core func $i "run")))
+                (instance $cli (export "run" (func $run)))
+                (export "wasi:cli/run@0.2.0" (instance $cli)))"#
+        );
+        let path = dir.path().join("component.wat");
+        std::fs::write(&path, wat).unwrap();
+        let output = output(&["run", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+    }
+}

@@ -1,5 +1,6 @@
 //! `sandscope run`: a guest to its end; stdio and exit code are the guest's.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use sandscope_host::runner::{Ended, GuestFile, RunError, Runner};
@@ -14,24 +15,26 @@ const TRAPPED: u8 = 134;
 const INTERRUPTED: u8 = 130;
 
 /// Runs the guest; the process's exit code.
-pub fn run(args: RunArgs) -> Result<ExitCode, Problem> {
+pub fn run(args: &RunArgs) -> Result<ExitCode, Problem> {
+    let [module, guest_args @ ..] = args.guest.as_slice() else {
+        return Err(Problem::usage("run nothing").next("Name a .wasm file."));
+    };
     let file = GuestFile::read(
-        &args.module,
+        Path::new(module),
         args.identity.workload.as_deref(),
         args.identity.workload_version.as_deref(),
     )?;
     let scope = super::scope(&args.identity)?;
     let runner = Runner::new(&scope)?;
     let command = runner.command(&file)?;
-    let mut argv = vec![args.module.to_string_lossy().into_owned()];
-    argv.extend(args.args.iter().cloned());
-    let grants = super::grants(&args.given, argv);
+    let grants = super::grants(&args.given, args.guest.clone());
+    let (invoke, guest_args) = (args.invoke.clone(), guest_args.to_vec());
     let runtime = crate::runtime()?;
     let ended = runtime.block_on(async move {
         // The guest has a worker of its own, so that Ctrl-C is seen while it computes.
         let guest = tokio::spawn(async move {
-            match &args.invoke {
-                Some(function) => command.invoke(function, &args.args, &grants).await,
+            match &invoke {
+                Some(function) => command.invoke(function, &guest_args, &grants).await,
                 None => command.run(&grants).await,
             }
         });

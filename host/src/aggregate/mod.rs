@@ -105,7 +105,7 @@ pub(crate) fn start(
                 };
                 aggregator.run(inbox).await;
                 if let Some(facade) = facade {
-                    facade.shutdown(LAST_EXPORT);
+                    facade.shutdown(if aggregator.warned { Duration::ZERO } else { LAST_EXPORT }).await;
                 }
             });
         })
