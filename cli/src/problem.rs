@@ -1,6 +1,7 @@
 //! What a person reads when a command fails: what happened and why in one sentence, and the next step.
 
 use std::fmt::Display;
+use std::io::Write;
 
 use sandscope_host::runner::RunError;
 use sandscope_model::text::visible;
@@ -35,12 +36,13 @@ impl Problem {
         self.code
     }
 
-    /// To stderr.
+    /// To stderr, if somebody is there: a terminal that hung up is no reason to panic.
     pub fn print(&self) {
-        eprintln!("sandscope: failed to {}", visible(&self.what));
+        let mut text = format!("sandscope: failed to {}\n", visible(&self.what));
         if let Some(next) = &self.next {
-            eprintln!("  {}", visible(next));
+            text.push_str(&format!("  {}\n", visible(next)));
         }
+        let _ = std::io::stderr().write_all(text.as_bytes());
     }
 }
 

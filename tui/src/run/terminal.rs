@@ -2,10 +2,11 @@
 //! end us.
 
 use std::io::{self, IsTerminal as _, Stdout};
+use std::mem::ManuallyDrop;
 use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use crossterm::cursor::Show;
@@ -36,7 +37,7 @@ type PanicHook = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
 /// The terminal in our modes. Dropping it gives the terminal back; so does a panic.
 pub struct Screen {
     /// What to draw on.
-    pub terminal: Terminal<CrosstermBackend<Stdout>>,
+    pub terminal: ManuallyDrop<Terminal<CrosstermBackend<Stdout>>>,
     hook: Arc<PanicHook>,
     panicked: Arc<AtomicBool>,
 }
@@ -65,7 +66,8 @@ impl Screen {
             .and_then(|()| execute!(io::stdout(), EnterAlternateScreen, EnableMouseCapture))
             .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
         match entered {
-            Ok(terminal) => Ok(Self { terminal, hook, panicked }),
+            // Its own drop prints where the terminal is gone, which panics; `leave` shows the cursor.
+            Ok(terminal) => Ok(Self { terminal: ManuallyDrop::new(terminal), hook, panicked }),
             Err(source) => {
                 leave();
                 restore_hook(hook);
@@ -112,7 +114,8 @@ pub struct Keys {
     /// What was typed.
     pub messages: mpsc::Receiver<Message>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    /// Closed when the thread has ended.
+    ended: std::sync::mpsc::Receiver<()>,
 }
 
 impl Drop for Keys {
@@ -120,10 +123,9 @@ impl Drop for Keys {
         self.stop.store(true, Ordering::Relaxed);
         // A reader that waits for room in the queue would never see the flag.
         self.messages.close();
-        if let Some(thread) = self.thread.take() {
-            // It ends within one poll; a panic of it has been reported by the hook.
-            let _ = thread.join();
-        }
+        // It ends within one poll, so that keys typed after this are the shell's. On a terminal that hung up a
+        // poll never returns, and nobody waits for it.
+        let _ = self.ended.recv_timeout(4 * POLL);
     }
 }
 
@@ -132,7 +134,9 @@ pub fn keys() -> Keys {
     let (sender, messages) = mpsc::channel(QUEUE);
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
-    let thread = thread::spawn(move || {
+    let (running, ended) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let _running: std::sync::mpsc::Sender<()> = running;
         while !stopped.load(Ordering::Relaxed) {
             let event = match poll(POLL) {
                 Ok(false) => continue,
@@ -147,7 +151,7 @@ pub fn keys() -> Keys {
             }
         }
     });
-    Keys { messages, stop, thread: Some(thread) }
+    Keys { messages, stop, ended }
 }
 
 /// Ends when somebody asks the process to end.
