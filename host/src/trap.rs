@@ -38,7 +38,8 @@ impl TrapReport {
     /// What `error` says of a call of `workload`, whose code is `module`.
     pub(crate) fn new(workload: &WorkloadId, module: &ModuleId, error: &wasmtime::Error) -> Arc<Self> {
         let (code, message) = match error.downcast_ref::<Trap>() {
-            Some(trap) => (trap_code(*trap), trap.to_string()),
+            // The engine puts "wasm trap: " before each; where this is shown says that already.
+            Some(trap) => (trap_code(*trap), trap.to_string().trim_start_matches("wasm trap: ").to_owned()),
             None => ("host_error".to_owned(), error.root_cause().to_string()),
         };
         let frames = error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, |backtrace| {

@@ -10,9 +10,7 @@ use crate::report::Report;
 
 /// Prints the report.
 pub fn report(args: &ReportArgs) -> Result<ExitCode, Problem> {
-    let recording = Recording::open(&args.file).map_err(|error| {
-        Problem::usage(chain(&error)).next("Make one with `sandscope run --record FILE guest.wasm`.")
-    })?;
+    let recording = Recording::open(&args.file).map_err(|error| Problem::usage(chain(&error)))?;
     let report = Report::new(&recording, args.top);
     if args.json {
         println!("{}", report.json().map_err(Problem::internal)?);

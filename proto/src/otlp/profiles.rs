@@ -259,24 +259,27 @@ impl Lookup<'_> {
         let name = self.attribute(&profile.attribute_indices, attribute::WORKLOAD_NAME);
         let version = self.attribute(&profile.attribute_indices, attribute::WORKLOAD_VERSION);
         let mut out = Profile::new();
-        let mut known: HashMap<i32, Option<u32>> = HashMap::new();
+        let mut frames: HashMap<i32, Option<u32>> = HashMap::new();
+        // Many samples may share a deep stack: each is resolved once.
+        let mut stacks: HashMap<i32, Option<Vec<u32>>> = HashMap::new();
         let mut skipped = 0;
         for sample in &profile.samples {
             let value = sample.values.first().and_then(|&value| u64::try_from(value).ok());
-            let stack = at(&self.dictionary.stack_table, sample.stack_index)
-                .filter(|stack| stack.location_indices.len() <= MAX_DEPTH)
-                .and_then(|stack| {
-                    let frames = stack.location_indices.iter();
-                    frames.map(|&l| *known.entry(l).or_insert_with(|| self.frame(l, &mut out))).collect()
-                });
+            let stack = stacks.entry(sample.stack_index).or_insert_with(|| {
+                let stack = at(&self.dictionary.stack_table, sample.stack_index)?;
+                if stack.location_indices.len() > MAX_DEPTH {
+                    return None;
+                }
+                let locations = stack.location_indices.iter();
+                locations.map(|&l| *frames.entry(l).or_insert_with(|| self.frame(l, &mut out))).collect()
+            });
             let (Some(value), Some(stack)) = (value, stack) else {
                 skipped += 1;
                 continue;
             };
-            let stack: Vec<u32> = stack;
             let period = u64::try_from(profile.period).unwrap_or(0);
             let samples = value.checked_div(period).unwrap_or(1).max(1);
-            out.add(&stack, Weight { samples, value });
+            out.add(stack, Weight { samples, value });
         }
         let batch = ProfileBatch {
             resource: resource.clone(),
