@@ -49,6 +49,14 @@ fn root() -> PathBuf {
 
 fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What the outer cargo says of this package would look like a change to build scripts that watch it, and
+    // rebuild dependencies each time that a developer goes from `cargo test` to `cargo xtask test` and back.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(&*name);
+        }
+    }
     command.args(args);
     command
 }
