@@ -63,7 +63,9 @@ fn cargo(args: &[&str]) -> Command {
 
 fn run(command: &mut Command) -> Result<()> {
     let started = Instant::now();
-    let shown = format!("{command:?}").replace('"', "");
+    let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let words = std::iter::once(program).chain(command.get_args());
+    let shown = words.map(std::ffi::OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");
     println!("==> {shown}");
     let status = command.current_dir(root()).status().with_context(|| format!("start {shown}"))?;
     if !status.success() {
