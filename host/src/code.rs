@@ -4,11 +4,12 @@
 //! interval that were not seen before, and only what was seen is kept.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sandscope_model::ModuleId;
 
 use crate::sampler::{TEXT, TextRange};
+use crate::sites::Sites;
 
 /// The engine's artifact behind loaded code. A clone of it keeps the text mapped.
 #[derive(Clone)]
@@ -77,6 +78,8 @@ pub(crate) struct Code {
     artifact: Artifact,
     /// Text offset to place; `None` for engine-made code (trampolines).
     seen: Mutex<HashMap<u32, Option<Place>>>,
+    /// What the code calls of the host; set by the aggregator soon after loading.
+    pub(crate) sites: OnceLock<Sites>,
 }
 
 impl Code {
@@ -89,6 +92,7 @@ impl Code {
             functions: artifact.functions(),
             artifact,
             seen: Mutex::new(HashMap::new()),
+            sites: OnceLock::new(),
         }
     }
 
@@ -201,31 +205,22 @@ impl CodeView {
         (pc < range.end as u64).then(|| (index, (pc - range.start as u64) as u32))
     }
 
-    /// Resolves all program counters at once. `pcs` yields each stack's counters, leaf first.
-    pub(crate) fn prepare<'a>(&self, stacks: impl Iterator<Item = &'a [u64]>) {
+    /// Resolves addresses of instructions all at once.
+    pub(crate) fn prepare(&self, instructions: impl Iterator<Item = u64>) {
         let mut wanted: Vec<Vec<u32>> = vec![Vec::new(); self.0.len()];
-        for stack in stacks {
-            for (depth, &pc) in stack.iter().enumerate() {
-                if let Some((index, text)) = self.find(instruction(pc, depth)) {
-                    wanted[index].push(text);
-                }
-            }
+        for (index, text) in instructions.filter_map(|address| self.find(address)) {
+            wanted[index].push(text);
         }
         for (code, wanted) in self.0.iter().zip(wanted) {
             code.resolve(wanted);
         }
     }
 
-    /// Where the program counter at `depth` of a stack lies. `None` for engine-made code.
-    pub(crate) fn place(&self, pc: u64, depth: usize) -> Option<(&Code, Place)> {
-        let (index, text) = self.find(instruction(pc, depth))?;
+    /// Where the instruction at an address lies. `None` for engine-made code.
+    pub(crate) fn place(&self, instruction: u64) -> Option<(&Code, Place)> {
+        let (index, text) = self.find(instruction)?;
         let code = &self.0[index];
         let place = code.seen().get(&text).copied().flatten()?;
         Some((code, place))
     }
-}
-
-/// A return address is the instruction after the call; the call is what the frame is at.
-fn instruction(pc: u64, depth: usize) -> u64 {
-    if depth == 0 { pc } else { pc.saturating_sub(1) }
 }

@@ -126,10 +126,13 @@ async fn transmit(
         .map(|(workload, settled)| ProfileBatch {
             resource: resource.clone(),
             workload: Some(workload.clone()),
-            kind: SampleKind::Cpu,
+            kind: settled.kind,
             time_unix_nano: start,
             duration_nano: end.saturating_sub(start),
-            period: if outgoing.hz > 0.0 { (1e9 / outgoing.hz) as u64 } else { 0 },
+            period: match settled.kind {
+                SampleKind::Cpu if outgoing.hz > 0.0 => (1e9 / outgoing.hz) as u64,
+                _ => 0,
+            },
             profile: settled.profile.clone(),
         })
         .collect();

@@ -22,15 +22,22 @@ mod agent;
 mod aggregate;
 mod code;
 mod debug_info;
+mod engine;
 mod export;
 mod facade;
+mod hooks;
 mod load;
 pub mod runner;
+mod runtime;
 mod sampler;
 mod scope;
+mod sites;
+#[cfg(unix)]
+mod stack;
 mod trap;
 mod workload;
 
+pub use engine::Doubt;
 pub use load::{Loaded, Workload};
 pub use sampler::Unavailable;
 pub use sandscope_model::{ModuleId, WorkloadId};

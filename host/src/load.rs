@@ -13,7 +13,7 @@ use wasmtime::{Engine, Module, Result, Trap};
 
 use crate::aggregate::{Command, NewCode};
 use crate::code::{Artifact, Code};
-use crate::sampler::{self, Active};
+use crate::sampler::{self, Active, Entry};
 use crate::scope::{Sandscope, Shared};
 use crate::trap::TrapReport;
 use crate::workload::{Figures, Outcome, StoreProbe};
@@ -75,7 +75,7 @@ impl Sandscope {
     ) -> Result<Loaded<Module>> {
         let started = Instant::now();
         let module = Module::new(engine, bytes)?;
-        Ok(self.loaded(module.clone(), Artifact::Module(module), started, bytes, id, name))
+        Ok(self.loaded(engine, module.clone(), Artifact::Module(module), started, bytes, id, name))
     }
 
     /// Compiles a component and makes it observable. `name` is for people (a file name).
@@ -91,11 +91,13 @@ impl Sandscope {
     ) -> Result<Loaded<Component>> {
         let started = Instant::now();
         let component = Component::new(engine, bytes)?;
-        Ok(self.loaded(component.clone(), Artifact::Component(component), started, bytes, id, name))
+        Ok(self.loaded(engine, component.clone(), Artifact::Component(component), started, bytes, id, name))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "each is one fact about the guest")]
     fn loaded<T>(
         &self,
+        engine: &Engine,
         artifact: T,
         code: Artifact,
         started: Instant,
@@ -107,6 +109,9 @@ impl Sandscope {
         let shared = Arc::clone(self.shared());
         let figures = shared.figures(id);
         figures.compiled(compiled);
+        if let Some(limit) = shared.stack_limit(engine) {
+            figures.runtime.stack.limited(limit);
+        }
         let module = ModuleId::of(bytes);
         let code = Arc::new(Code::new(module.clone(), bytes.len() as u64, code));
         shared.codes.add(&code);
@@ -115,6 +120,7 @@ impl Sandscope {
             workload: id.clone(),
             name: name.to_owned(),
             bytes: bytes.into(),
+            code: Arc::clone(&code),
         }));
         let workload = Workload { shared: Arc::clone(&shared), figures, module };
         Loaded { artifact, workload, _hold: Arc::new(Hold { shared, code }) }
@@ -143,7 +149,7 @@ impl Workload {
     /// What `instantiate` returns.
     pub fn instantiate<R>(&self, instantiate: impl FnOnce() -> Result<R>) -> Result<R> {
         let started = Instant::now();
-        let active = self.enter();
+        let active = self.enter(0);
         let result = instantiate();
         drop(active);
         self.instantiated(started, result)
@@ -165,7 +171,7 @@ impl Workload {
     /// What `call` returns.
     pub fn call<R>(&self, call: impl FnOnce() -> Result<R>) -> Result<R> {
         let started = Instant::now();
-        let active = self.enter();
+        let active = self.enter(0);
         let result = call();
         drop(active);
         self.called(started, result)
@@ -202,10 +208,10 @@ impl Workload {
         ThreadGuard(Arc::clone(&self.figures))
     }
 
-    fn enter(&self) -> Option<Active> {
-        let shared = &self.shared;
-        (shared.hz > 0.0 && !shared.closed.load(Ordering::Relaxed))
-            .then(|| sampler::enter(shared.scope, shared.hz, self.figures.ordinal, &shared.unsampled))
+    fn enter(&self, span: u64) -> Option<Active<'_>> {
+        let Shared { scope, hz, ref unsampled, .. } = *self.shared;
+        let entry = Entry { scope, hz, figures: &self.figures, span, unsampled };
+        (!self.shared.closed.load(Ordering::Relaxed)).then(|| sampler::enter(entry))
     }
 
     fn instantiated<R>(&self, started: Instant, result: Result<R>) -> Result<R> {
@@ -265,7 +271,7 @@ impl<'a, F: Future> Observed<'a, F> {
     fn run(workload: &'a Workload, future: F) -> impl Future<Output = F::Output> + use<'a, F> {
         let mut observed = Self { workload, future: Some(Box::pin(future)) };
         poll_fn(move |context| {
-            let _active = observed.workload.enter();
+            let _active = observed.workload.enter(0);
             match &mut observed.future {
                 Some(future) => future.as_mut().poll(context),
                 None => std::task::Poll::Pending,
@@ -276,7 +282,7 @@ impl<'a, F: Future> Observed<'a, F> {
 
 impl<F> Drop for Observed<'_, F> {
     fn drop(&mut self) {
-        let _active = self.workload.enter();
+        let _active = self.workload.enter(0);
         self.future = None;
     }
 }

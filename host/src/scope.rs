@@ -10,10 +10,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sandscope_model::WorkloadId;
 use sandscope_proto::otlp::Resource;
 use tokio::sync::mpsc;
+use wasmtime::{Engine, EngineWeak};
 
 use crate::aggregate::{self, Command};
 use crate::code::CodeRegistry;
+use crate::engine::{self, Doubt};
 use crate::sampler::{self, Unavailable};
+#[cfg(unix)]
+use crate::stack;
 use crate::workload::Figures;
 
 /// Commands that may wait for the aggregator; more are dropped and counted.
@@ -62,6 +66,10 @@ pub enum Warning {
     },
     /// No samples are taken.
     Sampler(Unavailable),
+    /// Samples in host code have no guest stack.
+    HostStacks(Doubt),
+    /// Waits, collections and who grows memory are not seen.
+    Runtime(Doubt),
     /// Another recorder of the `metrics` facade is installed already.
     Facade,
 }
@@ -76,6 +84,8 @@ impl fmt::Display for Warning {
                 write!(f, "recording {} stays incomplete: {reason}", path.display())
             }
             Self::Sampler(reason) => write!(f, "no samples: {reason}"),
+            Self::HostStacks(reason) => write!(f, "samples in host code have no guest stack: {reason}"),
+            Self::Runtime(reason) => write!(f, "locks and garbage collection are not seen: {reason}"),
             Self::Facade => {
                 f.write_str("metrics of the `metrics` facade do not arrive: another recorder is installed")
             }
@@ -158,6 +168,7 @@ impl Builder {
     pub fn build(self) -> Result<Sandscope, BuildError> {
         static NEXT_SCOPE: AtomicU64 = AtomicU64::new(1);
         let sampler = if self.hz > 0.0 { sampler::install() } else { Ok(()) };
+        let access = engine::access();
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let shared = Arc::new(Shared {
             scope: NEXT_SCOPE.fetch_add(1, Ordering::Relaxed),
@@ -167,11 +178,18 @@ impl Builder {
             workloads: Mutex::default(),
             unsampled: AtomicU64::new(0),
             lost_commands: AtomicU64::new(0),
+            stack_limits: Mutex::default(),
             closed: AtomicBool::new(false),
             commands,
         });
         if let Err(reason) = sampler {
             (self.on_warning)(&Warning::Sampler(reason));
+        }
+        if let Some(reason) = &access.exit_frames {
+            (self.on_warning)(&Warning::HostStacks(reason.clone()));
+        }
+        if let Some(reason) = &access.builtins {
+            (self.on_warning)(&Warning::Runtime(reason.clone()));
         }
         let thread = aggregate::start(Arc::clone(&shared), inbox, self)?;
         Ok(Sandscope(Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) })))
@@ -187,6 +205,8 @@ pub(crate) struct Shared {
     pub(crate) workloads: Mutex<Vec<Arc<Figures>>>,
     pub(crate) unsampled: AtomicU64,
     pub(crate) lost_commands: AtomicU64,
+    /// Engines that guests were loaded for, with the native stack that they give to a guest.
+    stack_limits: Mutex<Vec<(EngineWeak, Option<u64>)>>,
     pub(crate) closed: AtomicBool,
     commands: mpsc::Sender<Command>,
 }
@@ -208,6 +228,20 @@ impl Shared {
         let figures = Arc::new(Figures::new(id.clone(), workloads.len() as u32));
         workloads.push(Arc::clone(&figures));
         figures
+    }
+
+    /// Bytes of native stack that an engine gives to a guest, asked once per engine.
+    pub(crate) fn stack_limit(&self, engine: &Engine) -> Option<u64> {
+        let mut known = self.stack_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(engine, _)| engine.upgrade().is_some());
+        let same =
+            |(other, _): &&(EngineWeak, _)| other.upgrade().is_some_and(|other| Engine::same(&other, engine));
+        if let Some((_, limit)) = known.iter().find(same) {
+            return *limit;
+        }
+        let limit = engine::stack_limit(engine);
+        known.push((engine.weak(), limit));
+        limit
     }
 
     pub(crate) fn all_figures(&self) -> Vec<Arc<Figures>> {
@@ -255,6 +289,8 @@ impl Sandscope {
             .generate_address_map(true)
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(sampler::MAX_FRAMES))
             .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
+        #[cfg(unix)]
+        config.with_host_stack(Arc::new(stack::Stacks::new(self.shared())));
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

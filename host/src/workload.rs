@@ -9,6 +9,8 @@ use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{Point, PointValue};
 use wasmtime::{ResourceLimiter, Result, Trap};
 
+use crate::runtime::Runtime;
+
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -48,11 +50,15 @@ pub struct Figures {
     compile: AtomicHistogram,
     traps: [AtomicU64; TRAP_CODES],
     memory: AtomicI64,
+    /// Most that one store had.
+    memory_peak: AtomicI64,
     memory_limit: AtomicI64,
     grows: AtomicU64,
     refused: AtomicU64,
     instances: AtomicI64,
     threads: AtomicI64,
+    /// What the engine's runtime did.
+    pub(crate) runtime: Runtime,
     /// Written by the aggregator.
     pub(crate) samples: AtomicU64,
     pub(crate) cpu_ns: AtomicU64,
@@ -68,11 +74,13 @@ impl Figures {
             compile: AtomicHistogram::default(),
             traps: [const { AtomicU64::new(0) }; TRAP_CODES],
             memory: AtomicI64::new(0),
+            memory_peak: AtomicI64::new(0),
             memory_limit: AtomicI64::new(0),
             grows: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             instances: AtomicI64::new(0),
             threads: AtomicI64::new(0),
+            runtime: Runtime::default(),
             samples: AtomicU64::new(0),
             cpu_ns: AtomicU64::new(0),
         }
@@ -145,9 +153,17 @@ impl Figures {
             }
         }
         out.push(point(Metric::MemorySize, gauge(&self.memory)));
+        if self.memory_peak.load(Relaxed) > 0 {
+            out.push(point(Metric::MemoryPeak, gauge(&self.memory_peak)));
+        }
         if self.memory_limit.load(Relaxed) > 0 {
             out.push(point(Metric::MemoryLimit, gauge(&self.memory_limit)));
         }
+        self.runtime.points(|metric, value, attributes| {
+            let point =
+                attributes.iter().fold(point(metric, value), |point, (key, value)| point.with(key, *value));
+            out.push(point);
+        });
         out.push(point(Metric::InstanceCount, gauge(&self.instances)));
         out.push(point(Metric::ThreadCount, gauge(&self.threads)));
         out.push(point(Metric::Samples, PointValue::Counter(self.samples.load(Relaxed) as f64)));
@@ -222,6 +238,7 @@ impl ResourceLimiter for StoreProbe {
         self.last_growth = growth;
         self.size += growth;
         self.figures.memory.fetch_add(growth as i64, Relaxed);
+        self.figures.memory_peak.fetch_max(self.size as i64, Relaxed);
         if current > 0 {
             self.figures.grows.fetch_add(1, Relaxed);
         }

@@ -88,7 +88,7 @@ fn stacks_have_only_real_edges() {
     let instance = guest.workload().instantiate(|| Instance::new(&mut store, &guest, &[])).unwrap();
     let main = instance.get_typed_func::<i32, i32>(&mut store, "main").unwrap();
     busy(|| {
-        guest.workload().call(|| main.call(&mut store, 20_000)).unwrap();
+        guest.workload().call(|| main.call(&mut store, 200_000)).unwrap();
     });
     scope.shutdown();
 

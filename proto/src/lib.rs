@@ -48,6 +48,9 @@ pub use opentelemetry_proto::tonic as otel;
 /// A `FileDescriptorSet` of the packages of this crate, for readers that know no schema of ours.
 pub static DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");
 
+/// A `FileDescriptorSet` of `sandscope.recording.v1` alone.
+pub static RECORDING_DESCRIPTORS: &[u8] = include_bytes!("generated/recording.bin");
+
 /// A `FileDescriptorSet` of OTLP.
 pub static OTLP_DESCRIPTORS: &[u8] = opentelemetry_proto::DESCRIPTORS;
 

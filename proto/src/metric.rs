@@ -50,10 +50,30 @@ macro_rules! metrics {
 metrics! {
     /// Size of the linear memories of all live instances.
     MemorySize = "wasm.memory.size", UpDownCounter, "By";
+    /// Most bytes that the linear memories of one instance had at once.
+    MemoryPeak = "wasm.memory.peak", Gauge, "By";
     /// Size that linear memories may grow to, of all live instances; absent where there is no limit.
     MemoryLimit = "wasm.memory.limit", UpDownCounter, "By";
     /// Growths of linear memories, by `wasm.memory.grow.outcome` (ok, refused).
     MemoryGrows = "wasm.memory.grows", Counter, "{grow}";
+    /// Blocking waits of guests for a word of shared memory, by `wasm.wait.outcome` (woken, timed_out).
+    LockWaitDuration = "wasm.lock.wait.duration", Histogram, "s";
+    /// Waits, by `wasm.wait.outcome`: `blocked`, or `changed` if the word had changed already.
+    LockContentions = "wasm.lock.contentions", Counter, "{wait}";
+    /// Stalls of guests in the allocator of garbage-collected objects, collections included.
+    GcDuration = "wasm.gc.duration", Histogram, "s";
+    /// Collections; an estimate with the reference-counting collector.
+    GcCollections = "wasm.gc.collections", Counter, "{collection}";
+    /// Capacity of the GC heap that stalled last.
+    GcHeapSize = "wasm.gc.heap.size", Gauge, "By";
+    /// Bytes that survived the last collection, of the copying collector.
+    GcHeapLive = "wasm.gc.heap.live", Gauge, "By";
+    /// Bytes allocated up to the last stall of each heap, of the copying collector.
+    GcAllocated = "wasm.gc.allocated", Counter, "By";
+    /// High-water mark of the guest's native stack, by `wasm.accuracy` (exact, sampled).
+    StackUsed = "wasm.stack.used", Gauge, "By";
+    /// Native stack that a guest may use.
+    StackLimit = "wasm.stack.limit", Gauge, "By";
     /// Live instances (stores that were made for the workload and not yet dropped).
     InstanceCount = "wasm.instance.count", UpDownCounter, "{instance}";
     /// Time to instantiate, start function included.
@@ -97,6 +117,12 @@ pub mod attribute {
     pub const OUTCOME: &str = "outcome";
     /// `ok` or `refused` of a growth.
     pub const GROW_OUTCOME: &str = "wasm.memory.grow.outcome";
+    /// How a wait ended: `woken`, `timed_out`; whether it blocked: `blocked`, `changed`.
+    pub const WAIT_OUTCOME: &str = "wasm.wait.outcome";
+    /// The engine's collector: `copying`, `drc`, `null`.
+    pub const GC_COLLECTOR: &str = "wasm.gc.collector";
+    /// `exact`, or `sampled` for a lower bound from samples.
+    pub const ACCURACY: &str = "wasm.accuracy";
     /// Why something was dropped.
     pub const REASON: &str = "reason";
     /// `metrics`, `profiles`.

@@ -67,6 +67,8 @@ pub(crate) struct Fold {
     pub modules: Vec<ModuleInfo>,
     known: HashSet<ModuleInfo>,
     pub traps: Vec<wire::Trap>,
+    /// The last message of each workload.
+    pub locks: Vec<wire::Locks>,
     pub lost: Lost,
     /// Latest time that a message names, in nanoseconds since 1970.
     pub last_unix_nano: u64,
@@ -126,6 +128,19 @@ impl Fold {
                     return None;
                 }
                 self.traps.push(trap);
+            }
+            Topic::Locks => {
+                let locks = wire::Locks::decode(message.data).ok()?;
+                if locks.version > stacks::VERSION {
+                    return None;
+                }
+                self.locks.retain(|known| {
+                    known.workload != locks.workload || known.workload_version != locks.workload_version
+                });
+                if self.locks.len() >= MAX_MODULES {
+                    return None;
+                }
+                self.locks.push(locks);
             }
         }
         Some(())

@@ -210,6 +210,14 @@ impl Writer {
         self.flush()
     }
 
+    /// Adds the locks of a workload; they replace those that were added before.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn locks(&mut self, locks: &wire::Locks, time_unix_nano: u64) -> Result<(), WriteError> {
+        self.message(Topic::Locks.channel(), time_unix_nano, locks)
+    }
+
     /// Brings everything written so far to the device, readable whatever comes after.
     ///
     /// # Errors

@@ -58,7 +58,7 @@ fn image_is_named_down_to_the_line() {
     assert_eq!(whole["recording"]["complete"], true);
     assert_eq!(whole["modules"][0]["name"].as_str(), Some("image.wasm"));
     assert!(whole["samples"]["cpu"]["count"].as_u64().unwrap() > 50);
-    assert!(whole["samples"]["wall"].is_null(), "what was not recorded is null");
+    assert!(whole["samples"]["alloc"].is_null(), "what was not recorded is null");
     let (named, lined) = named_and_lined(&whole);
     assert!(named > 0.95 && lined > 0.80, "named {named:.3}, with line {lined:.3}");
 

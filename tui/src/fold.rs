@@ -224,7 +224,8 @@ pub fn fold(profile: &Profile, kind: SampleKind, order: Order, names: &mut dyn N
     let (mut path, mut seen) = (Vec::new(), Vec::new());
     for (stack, weight) in profile.iter() {
         samples = samples.saturating_add(weight.samples);
-        let innermost = stack.iter().find_map(|&f| named.get(f as usize)?.as_ref()?.first());
+        // Host code that a guest called is not the guest's own, whoever called it.
+        let innermost = stack.first().and_then(|&f| named.get(f as usize)?.as_ref()?.first());
         if let Some(frame) = innermost {
             guest = guest.saturating_add(weight.samples);
             let has_line = frame.file.is_some() && frame.line.is_some();
@@ -374,16 +375,16 @@ mod tests {
         assert_eq!(names(&flame, tops), ["main", "inner"]);
     }
 
-    /// A sample in host code counts for the guest function that called it, and one without a guest for none.
+    /// A sample in host code is none of the guest's own, whoever called it.
     #[test]
     fn shares_are_of_guest_samples() {
         let flame = fold(
-            &profile(&[(&[0, 10], 3), (&[0], 4), (&[99, 10], 2)]),
+            &profile(&[(&[0, 10], 3), (&[0], 4), (&[99, 10], 2), (&[10], 3)]),
             SampleKind::Cpu,
             Order::Callees,
             &mut table(),
         );
-        assert_eq!((flame.samples, flame.guest, flame.named, flame.with_line), (9, 5, 3, 3));
+        assert_eq!((flame.samples, flame.guest, flame.named, flame.with_line), (12, 5, 3, 3));
     }
 
     /// A guest that recurses without end gives a graph that says where it was cut.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sandscope_model::{Frame, ModuleId, Profile, SampleKind, SourceFrame};
+use sandscope_model::{Frame, ModuleId, Profile, SampleKind, SourceFrame, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{Point, PointValue};
 use sandscope_proto::recording as wire;
@@ -13,6 +13,7 @@ use super::json::{
     Allocation, ColdStart, Counts, Document, Host, Memory, Module, Phases, RecordingInfo, Samples, Trap,
     TrapFrame,
 };
+use super::runtime;
 use super::symbols::Symbols;
 
 /// Everything that the report says, with the `top` functions and allocating stacks.
@@ -54,10 +55,10 @@ pub(super) fn document(recording: &Recording, top: usize) -> Document {
         functions_kind: kind.map(SampleKind::name),
         functions: functions.top(top),
         memory: memory(recording),
-        stack: Vec::new(),
+        stack: runtime::stacks(recording),
         allocations: allocations(recording, &symbols, top),
-        locks: Vec::new(),
-        gc: Vec::new(),
+        locks: runtime::locks(recording, &symbols, top),
+        gc: runtime::collectors(recording),
         host_calls: Vec::new(),
         cold_starts: cold_starts(recording),
         traps: recording
@@ -112,11 +113,11 @@ fn counts(recording: &Recording, kind: SampleKind) -> Option<Counts> {
     Some(out)
 }
 
-fn streams(recording: &Recording, metric: Metric) -> impl Iterator<Item = &MetricStream> {
+pub(super) fn streams(recording: &Recording, metric: Metric) -> impl Iterator<Item = &MetricStream> {
     recording.metrics().iter().filter(move |stream| stream.point.name == metric.name())
 }
 
-fn number(point: &Point) -> Option<f64> {
+pub(super) fn number(point: &Point) -> Option<f64> {
     match point.value {
         PointValue::Counter(value) | PointValue::Gauge(value) => Some(value),
         PointValue::Histogram(_) => None,
@@ -137,14 +138,17 @@ fn memory(recording: &Recording) -> Vec<Memory> {
     streams(recording, Metric::MemorySize)
         .filter_map(|stream| {
             let workload = stream.point.workload.as_ref()?;
-            let mut ids = recording.modules().iter().filter(|m| m.workload == *workload).map(|m| &m.id);
-            let only = ids.next().filter(|_| ids.next().is_none());
             Some(Memory {
-                module: only.map(ToString::to_string),
+                module: only_module(recording, workload),
                 index: None,
                 size: number(&stream.point).map(|size| size as u64),
                 // An instance that lived between two measurements was never seen: that is unknown, not 0.
-                peak: stream.peak.filter(|peak| *peak > 0.0).map(|peak| peak as u64),
+                peak: streams_of(Metric::MemoryPeak, stream)
+                    .filter_map(|s| s.peak)
+                    .chain(stream.peak)
+                    .filter(|peak| *peak > 0.0)
+                    .max_by(f64::total_cmp)
+                    .map(|peak| peak as u64),
                 resident: None,
                 limit: streams_of(Metric::MemoryLimit, stream).find_map(|s| s.peak).map(|limit| limit as u64),
                 // Hosts that count memory count its growth, and leave the stream out while it is 0.
@@ -154,6 +158,12 @@ fn memory(recording: &Recording) -> Vec<Memory> {
             })
         })
         .collect()
+}
+
+/// Id of a workload's module if it has only one.
+pub(super) fn only_module(recording: &Recording, workload: &WorkloadId) -> Option<String> {
+    let mut ids = recording.modules().iter().filter(|m| m.workload == *workload).map(|m| &m.id);
+    ids.next().filter(|_| ids.next().is_none()).map(ToString::to_string)
 }
 
 fn cold_starts(recording: &Recording) -> Vec<ColdStart> {
@@ -192,33 +202,36 @@ fn allocations(recording: &Recording, symbols: &Symbols, top: usize) -> Vec<Allo
         .collect();
     heaviest.sort_by_key(|(.., weight)| std::cmp::Reverse(weight.value));
     heaviest.truncate(top);
-    let describe = |frame: &SourceFrame| match frame.place() {
-        Some(place) => format!("{} ({place})", frame.function),
-        None => frame.function.clone(),
-    };
-    let frames = |profile: &Profile, frame: u32| -> Vec<String> {
-        match profile.frames.get(frame as usize) {
-            Some(Frame::Host(name)) => vec![name.to_string()],
-            Some(Frame::Guest { module, offset }) => {
-                let module = profile.modules.get(*module as usize);
-                let known = module.and_then(|module| symbols.at(module, *offset));
-                known.map_or_else(
-                    || vec![format!("{offset:#x}")],
-                    |known| known.iter().map(describe).collect(),
-                )
-            }
-            None => Vec::new(),
-        }
-    };
     heaviest
         .into_iter()
         .map(|(profile, stack, weight)| Allocation {
-            stack: stack.iter().flat_map(|&frame| frames(profile, frame)).collect(),
+            stack: stack.iter().flat_map(|&frame| describe_frame(profile, frame, symbols)).collect(),
             live: None,
             allocated: weight.value,
             count: weight.samples,
         })
         .collect()
+}
+
+/// Names and places of a frame, inlined ones first.
+fn describe_frame(profile: &Profile, frame: u32, symbols: &Symbols) -> Vec<String> {
+    match profile.frames.get(frame as usize) {
+        Some(Frame::Host(name)) => vec![name.to_string()],
+        Some(Frame::Guest { module, offset }) => {
+            let module = profile.modules.get(*module as usize);
+            describe(module, *offset, symbols).unwrap_or_else(|| vec![format!("{offset:#x}")])
+        }
+        None => Vec::new(),
+    }
+}
+
+/// Names and places at an offset, inlined ones first.
+pub(super) fn describe(module: Option<&ModuleId>, offset: u64, symbols: &Symbols) -> Option<Vec<String>> {
+    let one = |frame: &SourceFrame| match frame.place() {
+        Some(place) => format!("{} ({place})", frame.function),
+        None => frame.function.clone(),
+    };
+    Some(symbols.at(module?, offset)?.iter().map(one).collect())
 }
 
 fn one_trap(trap: &wire::Trap, started: u64, symbols: &Symbols) -> Trap {

@@ -17,10 +17,10 @@ pub struct Document {
     pub functions_kind: Option<&'static str>,
     pub functions: Vec<Function>,
     pub memory: Vec<Memory>,
-    pub stack: Vec<Never>,
+    pub stack: Vec<Stack>,
     pub allocations: Vec<Allocation>,
-    pub locks: Vec<Never>,
-    pub gc: Vec<Never>,
+    pub locks: Vec<Lock>,
+    pub gc: Vec<Gc>,
     pub host_calls: Vec<Never>,
     pub cold_starts: Vec<ColdStart>,
     pub traps: Vec<Trap>,
@@ -120,6 +120,61 @@ pub struct Memory {
     pub limit: Option<u64>,
     pub grows: Option<u64>,
     pub refused: Option<u64>,
+    pub workload: String,
+}
+
+/// Native stack of a workload's guests.
+#[derive(Debug, Serialize)]
+pub struct Stack {
+    /// Id of the module; `null` if the workload has several.
+    pub module: Option<String>,
+    /// Most bytes in use at any time that was seen.
+    pub used_max: Option<u64>,
+    /// Bytes that a guest may use.
+    pub limit: Option<u64>,
+    /// Most bytes of the stack that the guest itself keeps in its memory.
+    pub shadow_max: Option<u64>,
+    /// `exact`, or `sampled`: a lower bound.
+    pub accuracy: Option<String>,
+    pub workload: String,
+}
+
+/// A word of shared memory that guests waited for.
+#[derive(Debug, Serialize)]
+pub struct Lock {
+    /// What the guest calls it; `null` while only its address is known.
+    pub name: Option<String>,
+    /// In the guest's memory.
+    pub address: u64,
+    /// Waits that blocked.
+    pub contentions: f64,
+    pub wait_s: f64,
+    pub max_wait_s: f64,
+    /// Where the longest wait was: `function (file:line)`, innermost first.
+    pub stack: Vec<String>,
+    /// The call that ended it.
+    pub notified_by: Vec<String>,
+    /// Waits that ended by their own time limit.
+    pub timed_out: f64,
+    pub workload: String,
+}
+
+/// A workload's garbage collector.
+#[derive(Debug, Serialize)]
+pub struct Gc {
+    pub collector: String,
+    pub collections: u64,
+    /// Seconds that guests stalled in all, collections included.
+    pub pause_s: f64,
+    pub max_pause_s: Option<f64>,
+    /// Bytes that survived the last collection.
+    pub live: Option<u64>,
+    /// Bytes allocated up to the last stall.
+    pub allocated: Option<u64>,
+    /// Bytes of the heap that stalled last.
+    pub capacity: Option<u64>,
+    /// Whether `collections` is a count; otherwise an estimate.
+    pub exact: bool,
     pub workload: String,
 }
 

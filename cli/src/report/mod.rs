@@ -9,6 +9,7 @@
 mod build;
 mod functions;
 mod json;
+mod runtime;
 mod symbols;
 #[cfg(test)]
 mod tests;

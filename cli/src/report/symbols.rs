@@ -15,7 +15,7 @@ pub(super) struct Symbols {
 }
 
 impl Symbols {
-    /// Looks up every place of the recording's samples and traps in the debug info that it holds.
+    /// Looks up every place of the recording's samples, traps and locks in the debug info that it holds.
     pub(super) fn of(recording: &Recording) -> Self {
         let mut places: BTreeMap<ModuleId, BTreeSet<u64>> = BTreeMap::new();
         for recorded in recording.profiles() {
@@ -27,7 +27,9 @@ impl Symbols {
                 }
             }
         }
-        for frame in recording.traps().iter().flat_map(|trap| &trap.frames) {
+        let locks = recording.locks().iter().flat_map(|locks| &locks.locks);
+        let waits = locks.flat_map(|lock| lock.stack.iter().chain(&lock.notifier));
+        for frame in recording.traps().iter().flat_map(|trap| &trap.frames).chain(waits) {
             if let Some(module) = ModuleId::parse(&frame.module_id) {
                 places.entry(module).or_default().insert(frame.offset);
             }

@@ -7,7 +7,7 @@ use sandscope_model::frame::short_name;
 use sandscope_model::text::visible;
 use sandscope_model::units;
 
-use super::json::{ColdStart, Counts, Document, Function, Memory, Trap, TrapFrame};
+use super::json::{ColdStart, Counts, Document, Function, Gc, Lock, Memory, Stack, Trap, TrapFrame};
 
 /// Places of a trap's stack that are printed at each end of it.
 const EDGE: usize = 8;
@@ -18,6 +18,10 @@ const TRAPS: usize = 3;
 /// Columns of a function's name and of its place.
 const NAME: usize = 56;
 const PLACE: usize = 44;
+/// Locks that are told of.
+const LOCKS: usize = 3;
+/// Frames of a lock's stack that are told of.
+const LOCK_FRAMES: usize = 6;
 
 /// Below this, shares are too rough to act on without saying so.
 const THIN: u64 = 400;
@@ -45,6 +49,9 @@ fn write(out: &mut String, name: &str, document: &Document) -> std::fmt::Result 
         writeln!(out)?;
     }
     document.memory.iter().try_for_each(|memory| one_memory(out, memory))?;
+    document.stack.iter().try_for_each(|stack| one_stack(out, stack))?;
+    document.gc.iter().try_for_each(|gc| one_gc(out, gc))?;
+    document.locks.iter().take(LOCKS).try_for_each(|lock| one_lock(out, lock))?;
     document.cold_starts.iter().try_for_each(|start| one_start(out, start))?;
     document.notes.iter().try_for_each(|note| writeln!(out, "note: {}", visible(note)))
 }
@@ -185,6 +192,45 @@ fn one_memory(out: &mut String, memory: &Memory) -> std::fmt::Result {
         return Ok(());
     }
     writeln!(out, "memory of {}: {}", visible(&memory.workload), facts.join(", "))
+}
+
+fn one_stack(out: &mut String, stack: &Stack) -> std::fmt::Result {
+    let Some(used) = stack.used_max else { return Ok(()) };
+    let at_least = if stack.accuracy.as_deref() == Some("exact") { "" } else { "at least " };
+    write!(out, "stack of {}: {at_least}{} used", visible(&stack.workload), units::bytes(used))?;
+    match stack.limit {
+        Some(limit) => writeln!(out, ", limit {}", units::bytes(limit)),
+        None => writeln!(out),
+    }
+}
+
+fn one_gc(out: &mut String, gc: &Gc) -> std::fmt::Result {
+    let about = if gc.exact { "" } else { "about " };
+    let facts: Vec<String> = [
+        Some(format!("{about}{} collections", units::count(gc.collections))),
+        Some(format!("{} stalled", units::duration(gc.pause_s))),
+        gc.max_pause_s.map(|pause| format!("longest {}", units::duration(pause))),
+        gc.live.map(|live| format!("{} live", units::bytes(live))),
+        gc.capacity.map(|capacity| format!("heap {}", units::bytes(capacity))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    writeln!(out, "garbage collection of {} ({}): {}", visible(&gc.workload), gc.collector, facts.join(", "))
+}
+
+fn one_lock(out: &mut String, lock: &Lock) -> std::fmt::Result {
+    let name = lock.name.clone().unwrap_or_else(|| format!("{:#x}", lock.address));
+    writeln!(
+        out,
+        "lock {} of {}: {} waits, {} in all, longest {}",
+        visible(&name),
+        visible(&lock.workload),
+        units::count(lock.contentions.round() as u64),
+        units::duration(lock.wait_s),
+        units::duration(lock.max_wait_s)
+    )?;
+    lock.stack.iter().take(LOCK_FRAMES).try_for_each(|frame| writeln!(out, "    {}", visible(frame)))
 }
 
 fn one_start(out: &mut String, start: &ColdStart) -> std::fmt::Result {

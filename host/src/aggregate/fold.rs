@@ -1,16 +1,21 @@
-//! Folding samples: first by program counters, which is cheap, then by offsets once per interval.
+//! Folding records: first by program counters, which is cheap, then by offsets once per interval.
 
 use std::collections::HashMap;
 
 use sandscope_model::profile::Weight;
-use sandscope_model::{Frame, ModuleId, Profile, WorkloadId};
+use sandscope_model::{Frame, ModuleId, Profile, SampleKind, WorkloadId};
+use sandscope_proto::recording::TrapFrame;
 
+use super::locks::Wait;
 use crate::code::CodeView;
-use crate::sampler::Drained;
+use crate::hooks;
+use crate::sampler::{Drained, Kind};
 
 /// Distinct stacks that are kept per settling; more fold into `[other]`.
 const MAX_RAW: usize = 65_536;
-/// Distinct stacks that wait for a collector per workload.
+/// Waits that are kept per settling with their addresses; more are counted as dropped.
+const MAX_WAITS: usize = 4096;
+/// Distinct stacks that wait for a collector per workload and kind.
 const MAX_PENDING: usize = 16_384;
 
 /// Name of the frame that stands for host code without a name of its own.
@@ -21,24 +26,38 @@ const TRUNCATED: &str = "[truncated]";
 const ENGINE: &str = "[engine]";
 /// Name of the frame that stands for stacks beyond a bound.
 const OTHER: &str = "[other]";
+/// Innermost guest frames that are asked for the name of the host code: a component's call of the host may
+/// pass through a small module of the linker's that has no names.
+const NAMING_FRAMES: usize = 3;
 
-/// Samples of one interval by workload and program counters.
+/// Records of one interval by workload and program counters.
 #[derive(Default)]
 pub(super) struct RawFold {
     stacks: HashMap<RawStack, Weight>,
-    other: HashMap<u32, Weight>,
+    other: HashMap<(u32, SampleKind), Weight>,
+    waits: Vec<RawWait>,
+    dropped: u64,
 }
 
 #[derive(PartialEq, Eq, Hash)]
 struct RawStack {
     workload: u32,
+    kind: SampleKind,
+    /// Whether the guest had left for the host: the leaf is a return address then.
+    in_host: bool,
     truncated: bool,
     pcs: Box<[u64]>,
 }
 
-/// A workload's samples of one interval, with the functions that its frames lie in.
-#[derive(Default)]
+struct RawWait {
+    workload: u32,
+    values: [u64; 4],
+    pcs: Box<[u64]>,
+}
+
+/// A workload's samples of one kind and interval, with the functions that its frames lie in.
 pub(crate) struct Settled {
+    pub kind: SampleKind,
     pub profile: Profile,
     /// Per (module, offset): index of the function.
     pub functions: HashMap<(ModuleId, u64), u32>,
@@ -46,7 +65,20 @@ pub(crate) struct Settled {
     pub lengths: HashMap<ModuleId, u64>,
 }
 
+/// What an interval came to.
+pub(super) struct Interval {
+    /// By ordinal of the workload, one per kind.
+    pub profiles: Vec<(u32, Settled)>,
+    pub waits: Vec<Wait>,
+    /// Records that found no room.
+    pub dropped: u64,
+}
+
 impl Settled {
+    fn new(kind: SampleKind) -> Self {
+        Self { kind, profile: Profile::new(), functions: HashMap::new(), lengths: HashMap::new() }
+    }
+
     pub(super) fn samples(&self) -> u64 {
         self.profile.samples()
     }
@@ -62,64 +94,141 @@ impl Settled {
     }
 }
 
+/// The address of the instruction that a frame is at: a return address is the one after the call.
+fn instruction(pc: u64, depth: usize, in_host: bool) -> u64 {
+    if depth == 0 && !in_host { pc } else { pc.saturating_sub(1) }
+}
+
+fn instructions(pcs: &[u64], in_host: bool) -> impl Iterator<Item = u64> {
+    pcs.iter().enumerate().map(move |(depth, &pc)| instruction(pc, depth, in_host))
+}
+
 impl RawFold {
-    pub(super) fn add(&mut self, sample: &Drained<'_>) {
-        let add = |sum: &mut Weight| {
-            sum.samples += 1;
-            sum.value += sample.weight;
+    pub(super) fn add(&mut self, record: &Drained<'_>) {
+        let (kind, weight) = match record.kind {
+            Kind::Guest | Kind::Host => (SampleKind::Cpu, Weight { samples: 1, value: record.weight }),
+            Kind::Wait | Kind::Collect | Kind::Grow | Kind::HostCall => {
+                let (_, value) = hooks::stands_for(record.values[0]);
+                (SampleKind::Wall, Weight { samples: 1, value })
+            }
+            Kind::Alloc | Kind::Free => return,
         };
-        let stack =
-            RawStack { workload: sample.workload, truncated: sample.truncated, pcs: sample.pcs.into() };
-        if self.stacks.len() < MAX_RAW || self.stacks.contains_key(&stack) {
-            add(self.stacks.entry(stack).or_default());
-        } else {
-            add(self.other.entry(sample.workload).or_default());
+        if record.kind == Kind::Wait {
+            if self.waits.len() < MAX_WAITS {
+                let pcs = record.pcs.into();
+                self.waits.push(RawWait { workload: record.workload, values: record.values, pcs });
+            } else {
+                self.dropped += 1;
+            }
         }
+        let stack = RawStack {
+            workload: record.workload,
+            kind,
+            in_host: record.kind != Kind::Guest,
+            truncated: record.truncated,
+            pcs: record.pcs.into(),
+        };
+        let sum = if self.stacks.len() < MAX_RAW || self.stacks.contains_key(&stack) {
+            self.stacks.entry(stack).or_default()
+        } else {
+            self.other.entry((record.workload, kind)).or_default()
+        };
+        sum.samples += weight.samples;
+        sum.value += weight.value;
     }
 
-    /// Empties the fold into one profile per workload ordinal. `period` is the value of one expiration.
-    pub(super) fn settle(&mut self, codes: &CodeView, period: u64) -> HashMap<u32, Settled> {
+    /// Empties the fold. `period` is the value of one expiration of the sampler's timer.
+    pub(super) fn settle(&mut self, codes: &CodeView, period: u64) -> Interval {
         let raw = std::mem::take(&mut self.stacks);
-        codes.prepare(raw.keys().map(|stack| &*stack.pcs));
-        let mut out: HashMap<u32, Settled> = HashMap::new();
-        let mut frames = Vec::new();
-        let scaled = |weight: Weight| Weight { samples: weight.samples, value: weight.value * period };
+        let waits = std::mem::take(&mut self.waits);
+        codes.prepare(
+            raw.keys()
+                .flat_map(|stack| instructions(&stack.pcs, stack.in_host))
+                .chain(waits.iter().flat_map(|wait| instructions(&wait.pcs, true)))
+                .chain(waits.iter().map(|wait| wait.values[3].saturating_sub(1))),
+        );
+        let mut settled = HashMap::new();
         for (stack, weight) in raw {
-            let settled = out.entry(stack.workload).or_default();
-            frames.clear();
-            for (depth, &pc) in stack.pcs.iter().enumerate() {
-                let Some((code, place)) = codes.place(pc, depth) else { continue };
-                let module = settled.profile.module(&code.id);
-                settled.lengths.insert(code.id.clone(), code.length);
-                settled.functions.insert((code.id.clone(), place.offset), place.function);
-                frames.push(settled.profile.frame(Frame::Guest { module, offset: place.offset }));
-            }
-            if frames.is_empty() {
-                let name = if stack.pcs.is_empty() { HOST } else { ENGINE };
-                frames.push(settled.profile.frame(Frame::Host(name.into())));
-            }
-            if stack.truncated {
-                frames.push(settled.profile.frame(Frame::Host(TRUNCATED.into())));
-            }
-            settled.profile.add(&frames, scaled(weight));
+            let key = (stack.workload, stack.kind);
+            let into = settled.entry(key).or_insert_with(|| Settled::new(stack.kind));
+            into.add(codes, &stack, scaled(weight, stack.kind, period));
         }
-        for (workload, weight) in self.other.drain() {
-            let settled = out.entry(workload).or_default();
-            let other = settled.profile.frame(Frame::Host(OTHER.into()));
-            settled.profile.add(&[other], scaled(weight));
+        for ((workload, kind), weight) in self.other.drain() {
+            let into = settled.entry((workload, kind)).or_insert_with(|| Settled::new(kind));
+            let other = into.profile.frame(Frame::Host(OTHER.into()));
+            into.profile.add(&[other], scaled(weight, kind, period));
         }
-        out
+        Interval {
+            profiles: settled.into_iter().map(|((workload, _), settled)| (workload, settled)).collect(),
+            waits: waits.iter().map(|wait| resolve(codes, wait)).collect(),
+            dropped: std::mem::take(&mut self.dropped),
+        }
+    }
+}
+
+/// Expirations of the timer are counted; everything else comes in its unit.
+fn scaled(weight: Weight, kind: SampleKind, period: u64) -> Weight {
+    match kind {
+        SampleKind::Cpu => Weight { samples: weight.samples, value: weight.value * period },
+        SampleKind::Wall | SampleKind::Alloc => weight,
+    }
+}
+
+impl Settled {
+    fn add(&mut self, codes: &CodeView, stack: &RawStack, weight: Weight) {
+        let mut frames = Vec::with_capacity(stack.pcs.len() + 2);
+        let mut host_name = None;
+        for (depth, address) in instructions(&stack.pcs, stack.in_host).enumerate() {
+            let Some((code, place)) = codes.place(address) else { continue };
+            if stack.in_host && host_name.is_none() && depth < NAMING_FRAMES {
+                host_name = code.sites.get().and_then(|sites| sites.name(place.offset)).map(str::to_owned);
+            }
+            let module = self.profile.module(&code.id);
+            self.lengths.insert(code.id.clone(), code.length);
+            self.functions.insert((code.id.clone(), place.offset), place.function);
+            frames.push(self.profile.frame(Frame::Guest { module, offset: place.offset }));
+        }
+        if stack.in_host {
+            let name = host_name.as_deref().unwrap_or(HOST);
+            frames.insert(0, self.profile.frame(Frame::Host(name.into())));
+        } else if frames.is_empty() {
+            frames.push(self.profile.frame(Frame::Host(ENGINE.into())));
+        }
+        if stack.truncated {
+            frames.push(self.profile.frame(Frame::Host(TRUNCATED.into())));
+        }
+        self.profile.add(&frames, weight);
+    }
+}
+
+fn resolve(codes: &CodeView, wait: &RawWait) -> Wait {
+    let frame = |address| {
+        codes.place(address).map(|(code, place)| TrapFrame {
+            module_id: code.id.as_str().to_owned(),
+            offset: place.offset,
+            function: place.function,
+        })
+    };
+    let [ns, address, outcome, notifier] = wait.values;
+    Wait {
+        workload: wait.workload,
+        address,
+        ns,
+        timed_out: outcome == hooks::TIMED_OUT,
+        stack: instructions(&wait.pcs, true).filter_map(frame).collect(),
+        notifier: frame(notifier.saturating_sub(1)),
     }
 }
 
 /// Profiles that wait for their export.
 #[derive(Default)]
-pub(super) struct Pending(HashMap<WorkloadId, Settled>);
+pub(super) struct Pending(HashMap<(WorkloadId, SampleKind), Settled>);
 
 impl Pending {
     /// Adds a workload's samples; returns how many had to be dropped.
     pub(super) fn add(&mut self, workload: &WorkloadId, settled: Settled) -> u64 {
-        match self.0.get_mut(workload) {
+        let key = (workload.clone(), settled.kind);
+        match self.0.get_mut(&key) {
             Some(known) if known.profile.stacks.len() + settled.profile.stacks.len() > MAX_PENDING => {
                 settled.samples()
             }
@@ -128,14 +237,14 @@ impl Pending {
                 0
             }
             None => {
-                self.0.insert(workload.clone(), settled);
+                self.0.insert(key, settled);
                 0
             }
         }
     }
 
     pub(super) fn take(&mut self) -> Vec<(WorkloadId, Settled)> {
-        self.0.drain().collect()
+        self.0.drain().map(|((workload, _), settled)| (workload, settled)).collect()
     }
 
     /// Takes back what could not be sent; returns how many samples had to be dropped.

@@ -8,6 +8,7 @@
 //! ```
 
 mod fold;
+mod locks;
 mod record;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use sandscope_model::{ModuleId, WorkloadId};
+use sandscope_model::{ModuleId, SampleKind, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{MetricBatch, Point, PointValue};
 use tokio::sync::mpsc;
@@ -25,11 +26,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::code::{Code, CodeView};
 use crate::export::{Exporter, Outgoing};
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
+use crate::sites::Sites;
 use crate::trap::TrapReport;
 use crate::{agent, debug_info, facade, sampler};
 
 pub(crate) use fold::Settled;
 use fold::{Pending, RawFold};
+use locks::Locks;
 use record::Recorder;
 
 /// Time between drains: a ring holds the deepest stacks of this long at the default rate.
@@ -55,6 +58,7 @@ pub(crate) struct NewCode {
     pub workload: WorkloadId,
     pub name: String,
     pub bytes: Arc<[u8]>,
+    pub code: Arc<Code>,
 }
 
 /// Opens the recording and starts the thread.
@@ -98,6 +102,7 @@ pub(crate) fn start(
                     agent_done,
                     raw: RawFold::default(),
                     pending: Pending::default(),
+                    locks: Locks::default(),
                     waiting: Vec::new(),
                     dropped: 0,
                     started,
@@ -121,6 +126,7 @@ struct Aggregator {
     agent_done: Option<JoinTask<()>>,
     raw: RawFold,
     pending: Pending,
+    locks: Locks,
     /// Retired code that a handler might still have been reading at the last settling.
     waiting: Vec<Arc<Code>>,
     /// Samples that found no room, since the start.
@@ -188,6 +194,7 @@ impl Aggregator {
     }
 
     fn loaded(&mut self, code: &NewCode) {
+        code.code.sites.get_or_init(|| Sites::of(&code.bytes));
         if self.recorder.is_none() && self.agent.is_none() {
             return;
         }
@@ -206,7 +213,7 @@ impl Aggregator {
 
     fn drain(&mut self) {
         let raw = &mut self.raw;
-        self.dropped += sampler::drain(self.shared.scope, |sample| raw.add(&sample));
+        self.dropped += sampler::drain(self.shared.scope, |record| raw.add(record));
     }
 
     /// Turns program counters into offsets and lets go of code that nothing refers to any more.
@@ -222,16 +229,22 @@ impl Aggregator {
         let figures = self.shared.all_figures();
         let period = if self.shared.hz > 0.0 { (1e9 / self.shared.hz) as u64 } else { 0 };
         let settled = self.raw.settle(&CodeView::new(all), period);
-        for (ordinal, profile) in settled {
+        for (ordinal, profile) in settled.profiles {
             let Some(figures) = figures.get(ordinal as usize) else { continue };
-            figures.samples.fetch_add(profile.samples(), Ordering::Relaxed);
-            figures.cpu_ns.fetch_add(profile.value(), Ordering::Relaxed);
+            if profile.kind == SampleKind::Cpu {
+                figures.samples.fetch_add(profile.samples(), Ordering::Relaxed);
+                figures.cpu_ns.fetch_add(profile.value(), Ordering::Relaxed);
+            }
             if let Some(recorder) = &mut self.recorder {
-                recorder.samples(figures.id(), &profile.profile);
+                recorder.samples(figures.id(), &profile);
             }
             if self.exporter.is_some() {
                 self.dropped += self.pending.add(figures.id(), profile);
             }
+        }
+        self.dropped += settled.dropped;
+        for wait in settled.waits {
+            self.locks.add(wait);
         }
         if !quiet {
             self.waiting = retired;
@@ -287,7 +300,12 @@ impl Aggregator {
     fn write(&mut self) {
         let metrics = self.metrics();
         let Some(recorder) = &mut self.recorder else { return };
-        recorder.metrics(&metrics, self.dropped);
+        recorder.metrics(&metrics);
+        for (ordinal, locks) in self.locks.changed() {
+            if let Some(figures) = self.shared.all_figures().get(ordinal as usize) {
+                recorder.locks(figures.id(), locks);
+            }
+        }
         recorder.flush();
         if let Some(reason) = recorder.take_failure() {
             let path = recorder.path().to_owned();

@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use sandscope_model::{Profile, SampleKind, WorkloadId};
+use sandscope_model::{SampleKind, WorkloadId};
 use sandscope_proto::otlp::MetricBatch;
-use sandscope_proto::recording::{Trap, TrapFrame};
+use sandscope_proto::recording::{self as wire, Lock, Trap, TrapFrame};
 use sandscope_recording::{Head, ModuleInfo, SampleBatch, WriteError, Writer};
 
-use super::NewCode;
+use super::{NewCode, Settled};
 use crate::debug_info::Compressed;
 use crate::scope::{BuildError, Shared, unix_nanos};
 use crate::trap::TrapReport;
@@ -21,7 +21,6 @@ pub(super) struct Recorder {
     /// `None` after a failure.
     writer: Option<Writer>,
     failure: Option<String>,
-    dropped: u64,
     last: u64,
 }
 
@@ -37,7 +36,7 @@ impl Recorder {
         let writer = Writer::create(path, &head)
             .map_err(|source| BuildError::Recording { path: path.to_owned(), source })?;
         let path = path.to_owned();
-        Ok(Self { path, hz: shared.hz, writer: Some(writer), failure: None, dropped: 0, last: started })
+        Ok(Self { path, hz: shared.hz, writer: Some(writer), failure: None, last: started })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -63,16 +62,16 @@ impl Recorder {
         self.write(|writer| writer.module(&info, debug.map(|debug| &*debug.data)));
     }
 
-    pub(super) fn samples(&mut self, workload: &WorkloadId, profile: &Profile) {
-        let (hz, start_unix_nano) = (self.hz, self.last);
+    pub(super) fn samples(&mut self, workload: &WorkloadId, settled: &Settled) {
+        let start_unix_nano = self.last;
+        let hz = if settled.kind == SampleKind::Cpu { self.hz } else { 0.0 };
+        let Settled { kind, ref profile, .. } = *settled;
         self.write(|writer| {
-            let kind = SampleKind::Cpu;
             writer.samples(&SampleBatch { workload, kind, hz, dropped: 0, start_unix_nano, profile })
         });
     }
 
-    pub(super) fn metrics(&mut self, metrics: &MetricBatch, dropped: u64) {
-        self.dropped = dropped;
+    pub(super) fn metrics(&mut self, metrics: &MetricBatch) {
         self.last = unix_nanos(SystemTime::now());
         self.write(|writer| writer.metrics(metrics));
     }
@@ -96,6 +95,17 @@ impl Recorder {
                 .collect(),
         };
         self.write(|writer| writer.trap(&message));
+    }
+
+    pub(super) fn locks(&mut self, workload: &WorkloadId, locks: Vec<Lock>) {
+        let message = wire::Locks {
+            version: sandscope_proto::stacks::VERSION,
+            workload: workload.name.to_string(),
+            workload_version: workload.version.to_string(),
+            locks,
+        };
+        let now = unix_nanos(SystemTime::now());
+        self.write(|writer| writer.locks(&message, now));
     }
 
     pub(super) fn flush(&mut self) {

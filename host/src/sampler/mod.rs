@@ -10,14 +10,16 @@
 //!
 //! # Accuracy
 //! Thread CPU time at a fixed rate; the kernel checks these timers once per scheduler tick, so the rate is
-//! capped at its frequency (100 to 1000 Hz) and missed expirations arrive as weight. Host time of a guest's
-//! call is counted under one `[host]` frame without the guest's stack.
+//! capped at its frequency (100 to 1000 Hz) and missed expirations arrive as weight. A sample in host code
+//! has the stack of the guest that called it, from the exit frame that the engine keeps; without that frame
+//! (see [`crate::engine`]) it is counted under `[host]` alone.
 //!
 //! # Security
 //! A ring holds addresses of guest code and the ordinal of a workload, nothing from guest memory.
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod linux;
+mod ring;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod signal;
 mod table;
@@ -25,11 +27,15 @@ mod thread;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod unwind;
 
+pub(crate) use ring::{Drained, Kind};
 pub(crate) use table::{TEXT, TextRange};
-pub(crate) use thread::{Active, Drained, drain, enter, reclaim_tables, release};
+pub(crate) use thread::{Active, Entry, drain, enter, event, figures, reclaim_tables, release};
 
 /// Deepest stack that is kept, in frames; deeper ones lose their outermost frames and are counted.
 pub(crate) const MAX_FRAMES: usize = 512;
+
+/// Longest distance between two places of one guest's stack, in bytes: larger than any.
+const MAX_STACK: usize = 64 << 20;
 
 /// Why samples are not being taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

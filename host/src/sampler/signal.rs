@@ -6,6 +6,7 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use super::ring::Kind;
 use super::table::TEXT;
 use super::{Unavailable, thread, unwind};
 
@@ -59,14 +60,20 @@ extern "C" fn handler(_signal: i32, info: *mut libc::siginfo_t, context: *mut li
         return;
     }
     let weight = 1 + overrun(info);
-    let Some(mut record) = state.record(weight) else { return };
+    let Some(mut record) = state.samples.record(Kind::Guest, weight) else { return };
     let registers = unwind::Registers::of(context);
     // Published while the table is still announced: whoever waits for the table also waits for the record.
     TEXT.with(&state.hazard, |table| {
         if let Some(table) = table {
             unwind::walk(table, registers, |pc| record.push(pc));
+            if record.is_empty() {
+                record.in_host();
+                thread::walk_host(table, registers.sp, &mut record);
+            } else {
+                thread::stack_used(registers.sp);
+            }
         }
-        record.commit(weight);
+        record.commit(state.label(weight), &[]);
     });
 }
 

@@ -3,33 +3,39 @@
 //! States are allocated once and recycled, never freed: a late signal always finds valid memory.
 
 use std::cell::{Cell, RefCell};
+use std::marker::PhantomData;
 use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+use super::ring::{Drained, Kind, Label, Record, Ring};
 use super::table::{TEXT, TextTable};
+use crate::engine;
+use crate::workload::Figures;
 
-/// Words of a ring: 60 KiB, which at 99 Hz and 100 ms between drains holds the deepest stacks.
-const RING: usize = 7680;
-/// Words of a record before its program counters.
-const HEADER: usize = 2;
+/// Words of the ring of samples: 48 KiB, which at 99 Hz and 100 ms between drains holds the deepest stacks.
+const SAMPLES: usize = 6144;
+/// Words of the ring of events: 12 KiB.
+const EVENTS: usize = 1536;
 
-/// What a thread that runs guests shares with its signal handler and with the drain.
+/// What a thread that runs guests shares with its signal handler, its hooks and with the drain.
 pub(crate) struct ThreadState {
-    /// Scope that the ring belongs to; 0 while the state is free.
+    /// Scope that the rings belong to; 0 while the state is free.
     scope: AtomicU64,
     /// Set by the thread's end: drain once more, then recycle.
     exited: AtomicBool,
     /// Ordinal of the workload of the active call.
-    pub(super) workload: AtomicU32,
+    workload: AtomicU32,
+    /// Span id of the active call; 0 for none.
+    span: AtomicU64,
+    /// Written by the thread's signal handler only.
+    pub(super) samples: Ring,
     /// Table that the handler is reading.
     pub(super) hazard: AtomicPtr<TextTable>,
-    /// Samples that found no room.
-    pub(super) dropped: AtomicU64,
-    /// Records, written by the thread's own handler only, read by the drain only.
-    ring: Box<[AtomicU64]>,
-    written: AtomicU64,
-    read: AtomicU64,
+    /// Written by the thread's hooks only.
+    events: Ring,
+    /// Table that a hook is reading; the handler may interrupt it.
+    event_hazard: AtomicPtr<TextTable>,
     /// The kernel's timer. Locked by the thread when it attaches and ends and by the scope's end, never by
     /// the handler.
     timer: Mutex<Option<Timer>>,
@@ -47,6 +53,8 @@ thread_local! {
     /// The state that the handler writes to; null while no guest is active. Constant and without a
     /// destructor, so that the handler may read it at any moment of a thread's life.
     static ACTIVE: Cell<*const ThreadState> = const { Cell::new(ptr::null()) };
+    /// Figures of the active call's workload.
+    static FIGURES: Cell<*const Figures> = const { Cell::new(ptr::null()) };
     /// The scope of the last attachment and its state: the path of every call but a thread's first.
     static LAST: Cell<(u64, *const ThreadState)> = const { Cell::new((0, ptr::null())) };
     static ATTACHED: RefCell<Attachments> = const { RefCell::new(Attachments(Vec::new())) };
@@ -76,35 +84,63 @@ pub(super) fn active() -> Option<&'static ThreadState> {
     unsafe { ACTIVE.get().as_ref() }
 }
 
-/// A call of a guest that is active on this thread until this value is dropped.
-pub(crate) struct Active {
-    previous: *const ThreadState,
-    workload: u32,
-    state: *const ThreadState,
+/// The figures of the active call's workload, for hooks.
+pub(crate) fn figures<R>(with: impl FnOnce(&Figures) -> R) -> Option<R> {
+    // SAFETY: `FIGURES` is null or borrowed by the `Active` that set it, which is not dropped before it
+    // restores the one before; both happen on this thread.
+    unsafe { FIGURES.get().as_ref() }.map(with)
 }
 
-impl Drop for Active {
+/// A call that becomes active.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub scope: u64,
+    pub hz: f64,
+    pub figures: &'a Figures,
+    /// Id of the call's span; 0 for none.
+    pub span: u64,
+    /// Counted up if the thread cannot be given a timer.
+    pub unsampled: &'a AtomicU64,
+}
+
+/// A call of a guest that is active on this thread until this value is dropped.
+pub(crate) struct Active<'a> {
+    state: *const ThreadState,
+    previous: *const ThreadState,
+    workload: u32,
+    span: u64,
+    figures: *const Figures,
+    _borrow: PhantomData<&'a Figures>,
+}
+
+impl Drop for Active<'_> {
     fn drop(&mut self) {
         ACTIVE.set(self.previous);
+        FIGURES.set(self.figures);
         // SAFETY: as in `active`.
         if let Some(state) = unsafe { self.state.as_ref() } {
             state.workload.store(self.workload, Ordering::Relaxed);
+            state.span.store(self.span, Ordering::Relaxed);
         }
     }
 }
 
 /// Marks a workload's call as active on this thread. Nested calls restore the outer one.
 ///
-/// The first time on a thread makes its timer; if the kernel refuses, `unsampled` is counted up.
-pub(crate) fn enter(scope: u64, hz: f64, workload: u32, unsampled: &AtomicU64) -> Active {
+/// The first time on a thread makes its timer.
+pub(crate) fn enter(entry: Entry<'_>) -> Active<'_> {
     let (last, state) = LAST.get();
-    let state = if last == scope { state } else { attach(scope, hz, unsampled) };
+    let state = if last == entry.scope { state } else { attach(entry.scope, entry.hz, entry.unsampled) };
     // SAFETY: as in `active`.
-    let outer = match unsafe { state.as_ref() } {
-        Some(state) => state.workload.swap(workload, Ordering::Relaxed),
-        None => 0,
+    let (workload, span) = match unsafe { state.as_ref() } {
+        Some(state) => {
+            let workload = state.workload.swap(entry.figures.ordinal, Ordering::Relaxed);
+            (workload, state.span.swap(entry.span, Ordering::Relaxed))
+        }
+        None => (0, 0),
     };
-    Active { previous: ACTIVE.replace(state), workload: outer, state }
+    let figures = FIGURES.replace(entry.figures);
+    Active { state, previous: ACTIVE.replace(state), workload, span, figures, _borrow: PhantomData }
 }
 
 #[cold]
@@ -145,19 +181,19 @@ fn take_state(scope: u64) -> &'static ThreadState {
             scope: AtomicU64::new(0),
             exited: AtomicBool::new(false),
             workload: AtomicU32::new(0),
+            span: AtomicU64::new(0),
+            samples: Ring::new(SAMPLES),
             hazard: AtomicPtr::new(ptr::null_mut()),
-            dropped: AtomicU64::new(0),
-            ring: (0..RING).map(|_| AtomicU64::new(0)).collect(),
-            written: AtomicU64::new(0),
-            read: AtomicU64::new(0),
+            events: Ring::new(EVENTS),
+            event_hazard: AtomicPtr::new(ptr::null_mut()),
             timer: Mutex::new(None),
         }));
         states.push(state);
         state
     });
     state.exited.store(false, Ordering::Relaxed);
-    state.dropped.store(0, Ordering::Relaxed);
-    state.read.store(state.written.load(Ordering::Relaxed), Ordering::Relaxed);
+    state.samples.clear();
+    state.events.clear();
     state.scope.store(scope, Ordering::Release);
     state
 }
@@ -170,98 +206,74 @@ pub(crate) fn release(scope: u64) {
     }
 }
 
-/// A record under construction in a ring.
-pub(super) struct Record<'a> {
-    state: &'a ThreadState,
-    start: u64,
-    room: usize,
-    frames: usize,
-    truncated: bool,
-}
-
 impl ThreadState {
-    /// Starts a record, or counts a drop if the ring is full. Async-signal-safe.
-    pub(super) fn record(&self, weight: u64) -> Option<Record<'_>> {
-        let start = self.written.load(Ordering::Relaxed);
-        let used = start - self.read.load(Ordering::Acquire);
-        let room = RING as u64 - used;
-        if room < (HEADER + 8) as u64 {
-            self.dropped.fetch_add(weight, Ordering::Relaxed);
-            return None;
+    /// What a record of this moment says.
+    pub(super) fn label(&self, weight: u64) -> Label {
+        Label {
+            workload: self.workload.load(Ordering::Relaxed),
+            span: self.span.load(Ordering::Relaxed),
+            weight,
         }
-        let room = (room as usize - HEADER).min(super::MAX_FRAMES);
-        Some(Record { state: self, start, room, frames: 0, truncated: false })
-    }
-
-    fn word(&self, position: u64) -> &AtomicU64 {
-        &self.ring[(position % RING as u64) as usize]
     }
 }
 
-impl Record<'_> {
-    /// Adds a program counter, leaf first. Returns whether there is room for another.
-    pub(super) fn push(&mut self, pc: usize) -> bool {
-        if self.frames == self.room {
-            self.truncated = true;
-            return false;
+/// Records an event of the active call with the guest's stack as it left for the host, if a call is active.
+/// Only on the thread of the guest, outside signal handlers. Neither allocates nor blocks.
+pub(crate) fn event(kind: Kind, values: &[u64]) {
+    let Some(state) = active() else { return };
+    let Some(mut record) = state.events.record(kind, 1) else { return };
+    TEXT.with(&state.event_hazard, |table| {
+        if let Some(table) = table {
+            walk_host(table, here(), &mut record);
         }
-        let position = self.start + (HEADER + self.frames) as u64;
-        self.state.word(position).store(pc as u64, Ordering::Relaxed);
-        self.frames += 1;
-        true
-    }
+        record.commit(state.label(1), values);
+    });
+}
 
-    /// Publishes the record.
-    pub(super) fn commit(self, weight: u64) {
-        let state = self.state;
-        let workload = u64::from(state.workload.load(Ordering::Relaxed));
-        let header = self.frames as u64 | (u64::from(self.truncated) << 16) | (weight.min(0xffff_ffff) << 32);
-        state.word(self.start).store(header, Ordering::Relaxed);
-        state.word(self.start + 1).store(workload, Ordering::Relaxed);
-        state.written.store(self.start + (HEADER + self.frames) as u64, Ordering::Release);
+/// An address on the current stack, below every frame of the guest.
+#[inline(never)]
+fn here() -> usize {
+    let local = 0u8;
+    std::hint::black_box(&raw const local) as usize
+}
+
+/// Adds the guest's stack as it left for the host. Async-signal-safe.
+pub(super) fn walk_host(table: &TextTable, sp: usize, record: &mut Record<'_>) {
+    // SAFETY: the engine says that this store's guest runs on this thread, so the store is alive.
+    let Some(exit) = engine::current().and_then(|store| unsafe { store.exit() }) else { return };
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    super::unwind::walk_exit(table, exit.pc, exit.trampoline_fp, sp, |pc| record.push(pc));
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    let _ = (table, sp, exit);
+    if !record.is_empty() {
+        stack_used(exit.trampoline_fp);
     }
 }
 
-/// What a drain gives out per sample.
-pub(crate) struct Drained<'a> {
-    /// Ordinal of the workload.
-    pub workload: u32,
-    /// Timer expirations that this sample stands for.
-    pub weight: u64,
-    /// Whether outermost frames are missing.
-    pub truncated: bool,
-    /// Program counters, leaf first; empty if the thread was in host code. The leaf is the interrupted
-    /// instruction, the others are return addresses.
-    pub pcs: &'a [u64],
+/// Notes how much of the guest's native stack is in use with its stack pointer at `sp`. Async-signal-safe.
+pub(super) fn stack_used(sp: usize) {
+    let Some(store) = engine::current() else { return };
+    // SAFETY: as in `walk_host`.
+    let (entry, limit) = unsafe { store.stack() };
+    let (used, limit) = (entry.wrapping_sub(sp), entry.wrapping_sub(limit));
+    if entry != 0 && used <= super::MAX_STACK && limit <= super::MAX_STACK {
+        figures(|figures| figures.runtime.stack.sampled(used as u64, limit as u64));
+    }
 }
 
-/// Empties the rings of a scope and recycles those of threads that ended. Returns samples dropped.
+/// Empties the rings of a scope and recycles those of threads that ended. Returns samples and events
+/// dropped.
 ///
 /// One drain of a scope at a time.
-pub(crate) fn drain(scope: u64, mut each: impl FnMut(Drained<'_>)) -> u64 {
+pub(crate) fn drain(scope: u64, mut each: impl FnMut(&Drained<'_>)) -> u64 {
     let states: Vec<&'static ThreadState> =
         lock(&STATES).iter().copied().filter(|state| state.scope.load(Ordering::Acquire) == scope).collect();
     let mut dropped = 0;
     let mut pcs = Vec::with_capacity(super::MAX_FRAMES);
     for state in states {
         let exited = state.exited.load(Ordering::Acquire);
-        let written = state.written.load(Ordering::Acquire);
-        let mut read = state.read.load(Ordering::Relaxed);
-        while read < written {
-            let header = state.word(read).load(Ordering::Relaxed);
-            let frames = header & 0xffff;
-            pcs.clear();
-            pcs.extend((0..frames).map(|i| state.word(read + HEADER as u64 + i).load(Ordering::Relaxed)));
-            each(Drained {
-                workload: state.word(read + 1).load(Ordering::Relaxed) as u32,
-                weight: header >> 32,
-                truncated: header & (1 << 16) != 0,
-                pcs: &pcs,
-            });
-            read += HEADER as u64 + frames;
-            state.read.store(read, Ordering::Release);
-        }
-        dropped += state.dropped.swap(0, Ordering::Relaxed);
+        dropped += state.samples.drain(&mut pcs, &mut each);
+        dropped += state.events.drain(&mut pcs, &mut each);
         if exited {
             state.scope.store(0, Ordering::Release);
         }
@@ -271,48 +283,11 @@ pub(crate) fn drain(scope: u64, mut each: impl FnMut(Drained<'_>)) -> u64 {
 
 /// Whether some handler is reading `table`.
 fn announced(table: *mut TextTable) -> bool {
-    lock(&STATES).iter().any(|state| state.hazard.load(Ordering::SeqCst) == table)
+    let named = |slot: &AtomicPtr<TextTable>| slot.load(Ordering::SeqCst) == table;
+    lock(&STATES).iter().any(|state| named(&state.hazard) || named(&state.event_hazard))
 }
 
 /// Frees replaced text tables; true if no handler can still see a range that was removed before.
 pub(crate) fn reclaim_tables() -> bool {
     TEXT.reclaim(announced)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Records come out as they went in, also around the ring's end, and overflow is counted.
-    #[test]
-    fn rings_wrap_and_count_overflow() {
-        let scope = u64::MAX;
-        let state = take_state(scope);
-        let mut seen = 0u64;
-        for round in 0..300u64 {
-            let mut record = state.record(1).expect("room after a drain");
-            for i in 0..100 {
-                assert!(record.push((round * 1000 + i) as usize));
-            }
-            record.commit(round + 1);
-            drain(scope, |sample| {
-                assert_eq!(sample.pcs.len(), 100);
-                assert_eq!((sample.weight, sample.pcs[99]), (round + 1, round * 1000 + 99));
-                seen += 1;
-            });
-        }
-        assert_eq!(seen, 300);
-        let mut taken = 0;
-        while let Some(mut record) = state.record(1) {
-            while record.push(7) {}
-            record.commit(1);
-            taken += 1;
-        }
-        assert!(taken >= RING / (super::super::MAX_FRAMES + HEADER));
-        let mut drained = 0;
-        let dropped =
-            drain(scope, |sample| drained += usize::from(sample.truncated || sample.pcs.len() < 512));
-        assert_eq!((drained, dropped), (taken, 1));
-        release(scope);
-    }
 }

@@ -4,16 +4,14 @@
 //! The engine keeps frame pointers in all code that it generates. A frame is read only while the code that
 //! owns it lies in a registered text range, so every address read was pushed by that code.
 
+use super::MAX_STACK;
 use super::table::TextTable;
-
-/// Longest distance from the stack pointer to a frame, in bytes: larger than any guest stack.
-const MAX_STACK: usize = 64 << 20;
 
 /// What a walk starts from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Registers {
-    pc: usize,
-    sp: usize,
+    pub(super) pc: usize,
+    pub(super) sp: usize,
     fp: usize,
 }
 
@@ -47,8 +45,36 @@ pub(super) fn walk(table: &TextTable, start: Registers, mut push: impl FnMut(usi
         }
         fp = caller_fp;
     }
-    let mut floor = start.sp;
-    while fp.is_multiple_of(8) && fp >= floor && fp - start.sp < MAX_STACK {
+    chain(table, fp, start.sp, push);
+}
+
+/// Calls `push` with the return addresses of a guest that called the host: `exit_pc` is the one into the
+/// guest, `trampoline_fp` the frame pointer of the engine's code in between, `sp` any place of the same stack
+/// below both. Pushes nothing if these do not fit together: they are then left from an earlier call.
+pub(super) fn walk_exit(
+    table: &TextTable,
+    exit_pc: usize,
+    trampoline_fp: usize,
+    sp: usize,
+    mut push: impl FnMut(usize) -> bool,
+) {
+    let fits = trampoline_fp.is_multiple_of(8) && trampoline_fp > sp && trampoline_fp - sp < MAX_STACK;
+    if !fits || table.find(exit_pc).is_none() {
+        return;
+    }
+    // SAFETY: above `sp` on the same stack by less than a stack's size and, by the engine's account, a frame
+    // of the running call: its saved frame pointer and return address.
+    let (fp, return_address) =
+        unsafe { (*(trampoline_fp as *const usize), *((trampoline_fp + 8) as *const usize)) };
+    if return_address == exit_pc && push(exit_pc) {
+        chain(table, fp, trampoline_fp + 16, push);
+    }
+}
+
+/// Follows frame pointers from a guest frame's `fp`, at or above `floor`.
+fn chain(table: &TextTable, mut fp: usize, mut floor: usize, mut push: impl FnMut(usize) -> bool) {
+    let start = floor;
+    while fp.is_multiple_of(8) && fp >= floor && fp - start < MAX_STACK {
         // SAFETY: `fp` was set by the prologue of guest code (the interrupted function's, or that of the
         // caller whose return address was just found in guest text), so it points to the saved frame
         // pointer and the return address above it. Alignment and order were checked.

@@ -112,3 +112,39 @@ pub struct Module {
     #[prost(string, tag = "4")]
     pub name: ::prost::alloc::string::String,
 }
+/// The words of shared memory that a workload's guests waited for most, since the start. A later message of
+/// the same workload replaces an earlier one.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Locks {
+    /// Format version of this message; readers refuse a larger one.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(string, tag = "2")]
+    pub workload: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub workload_version: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "4")]
+    pub locks: ::prost::alloc::vec::Vec<Lock>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Lock {
+    /// Address of the word in the guest's shared memory.
+    #[prost(uint64, tag = "1")]
+    pub address: u64,
+    /// Waits that blocked. Estimated: short waits are recorded in proportion to their duration.
+    #[prost(double, tag = "2")]
+    pub contentions: f64,
+    #[prost(uint64, tag = "3")]
+    pub wait_ns: u64,
+    #[prost(uint64, tag = "4")]
+    pub max_wait_ns: u64,
+    /// Those of them that ended by their own time limit.
+    #[prost(double, tag = "5")]
+    pub timed_out: f64,
+    /// Where the longest wait was, innermost first.
+    #[prost(message, repeated, tag = "6")]
+    pub stack: ::prost::alloc::vec::Vec<TrapFrame>,
+    /// The call that ended it, if it was woken.
+    #[prost(message, optional, tag = "7")]
+    pub notifier: ::core::option::Option<TrapFrame>,
+}

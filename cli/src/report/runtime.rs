@@ -1,0 +1,96 @@
+//! The report's sections on what the engine's runtime did: stack, locks, garbage collection.
+
+use sandscope_model::{ModuleId, SourceFrame, WorkloadId};
+use sandscope_proto::metric::{Metric, attribute};
+use sandscope_proto::otlp::PointValue;
+use sandscope_proto::recording::{Lock as WireLock, TrapFrame};
+use sandscope_recording::{MetricStream, Recording};
+
+use super::build::{describe, number, only_module, streams};
+use super::json::{Gc, Lock, Stack};
+use super::symbols::Symbols;
+
+/// One entry per workload whose stack was seen: the exact mark where there is one, else the samples'.
+pub(super) fn stacks(recording: &Recording) -> Vec<Stack> {
+    let used = |workload: &WorkloadId, accuracy: &str| {
+        streams(recording, Metric::StackUsed)
+            .filter(|s| s.point.workload.as_ref() == Some(workload))
+            .filter(|s| s.point.attribute(attribute::ACCURACY) == Some(accuracy))
+            .find_map(|s| number(&s.point))
+            .map(|used| (used as u64, accuracy.to_owned()))
+    };
+    let limits = streams(recording, Metric::StackLimit);
+    limits
+        .filter_map(|stream| {
+            let workload = stream.point.workload.as_ref()?;
+            let seen = used(workload, "exact").or_else(|| used(workload, "sampled"));
+            let (used_max, accuracy) = seen.unzip();
+            Some(Stack {
+                module: only_module(recording, workload),
+                used_max,
+                limit: number(&stream.point).map(|limit| limit as u64),
+                shadow_max: None,
+                accuracy,
+                workload: workload.name.to_string(),
+            })
+        })
+        .collect()
+}
+
+/// The `top` words that were waited for most.
+pub(super) fn locks(recording: &Recording, symbols: &Symbols, top: usize) -> Vec<Lock> {
+    let mut all: Vec<(&str, &WireLock)> = recording
+        .locks()
+        .iter()
+        .flat_map(|locks| locks.locks.iter().map(|lock| (locks.workload.as_str(), lock)))
+        .collect();
+    all.sort_by_key(|(_, lock)| std::cmp::Reverse(lock.wait_ns));
+    all.truncate(top);
+    let frame = |frame: &TrapFrame| {
+        let module = ModuleId::parse(&frame.module_id);
+        describe(module.as_ref(), frame.offset, symbols)
+            .unwrap_or_else(|| vec![SourceFrame::by_index(frame.function).function])
+    };
+    let one = |(workload, lock): (&str, &WireLock)| Lock {
+        name: None,
+        address: lock.address,
+        contentions: lock.contentions,
+        wait_s: lock.wait_ns as f64 / 1e9,
+        max_wait_s: lock.max_wait_ns as f64 / 1e9,
+        stack: lock.stack.iter().flat_map(frame).collect(),
+        notified_by: lock.notifier.iter().flat_map(frame).collect(),
+        timed_out: lock.timed_out,
+        workload: workload.to_owned(),
+    };
+    all.into_iter().map(one).collect()
+}
+
+/// One entry per workload and collector that stalled a guest.
+pub(super) fn collectors(recording: &Recording) -> Vec<Gc> {
+    let of = |metric, of: &MetricStream| {
+        let (workload, collector) =
+            (of.point.workload.clone(), of.point.attribute(attribute::GC_COLLECTOR).map(str::to_owned));
+        streams(recording, metric)
+            .filter(move |s| s.point.workload == workload)
+            .filter(move |s| s.point.attribute(attribute::GC_COLLECTOR) == collector.as_deref())
+            .find_map(|s| number(&s.point))
+    };
+    streams(recording, Metric::GcDuration)
+        .filter_map(|stream| {
+            let PointValue::Histogram(pauses) = &stream.point.value else { return None };
+            let collector = stream.point.attribute(attribute::GC_COLLECTOR)?.to_owned();
+            let bytes = |metric| of(metric, stream).map(|bytes| bytes as u64);
+            Some(Gc {
+                exact: collector == "copying",
+                collector,
+                collections: bytes(Metric::GcCollections)?,
+                pause_s: pauses.sum,
+                max_pause_s: (pauses.count > 0).then_some(pauses.max),
+                live: bytes(Metric::GcHeapLive),
+                allocated: bytes(Metric::GcAllocated),
+                capacity: bytes(Metric::GcHeapSize),
+                workload: stream.point.workload.as_ref()?.name.to_string(),
+            })
+        })
+        .collect()
+}

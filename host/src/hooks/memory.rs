@@ -1,0 +1,39 @@
+//! `memory.grow` of memories that an instance defines: who grows, who is refused.
+//!
+//! # Accuracy
+//! The store's limiter counts growths (see [`crate::StoreProbe`]); here is the stack of each, as long as a
+//! thread grows no more than a few times per drain.
+
+use std::mem::transmute;
+use std::time::Instant;
+
+use super::{called, nanos};
+use crate::engine::{Builtin, original};
+use crate::sampler::{self, Kind};
+
+/// What `memory.grow` gives when it is refused.
+const REFUSED: usize = usize::MAX;
+/// What the runtime function gives when it traps.
+const TRAPPED: usize = usize::MAX - 1;
+
+pub(super) unsafe extern "C" fn grow(vmctx: usize, delta: u64, memory: u32) -> usize {
+    // SAFETY: the entry of the array that this hook replaced, which has this signature.
+    let engine: unsafe extern "C" fn(usize, u64, u32) -> usize =
+        unsafe { transmute(original(Builtin::MemoryGrow)) };
+    let started = Instant::now();
+    // SAFETY: the arguments that compiled code passed, unchanged.
+    let result = unsafe { engine(vmctx, delta, memory) };
+    // A growth by nothing asks for the size.
+    if delta > 0 && result != TRAPPED {
+        grown(nanos(started), delta, result == REFUSED);
+    } else {
+        called();
+    }
+    result
+}
+
+#[inline(never)] // thread-locals must be looked up after the growth
+fn grown(ns: u64, pages: u64, refused: bool) {
+    called();
+    sampler::event(Kind::Grow, &[ns, pages, u64::from(refused)]);
+}
