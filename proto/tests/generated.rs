@@ -5,8 +5,14 @@ use std::path::Path;
 #[test]
 fn generated_code_is_up_to_date() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files = ["query/v1/query", "agent/v1/agent", "recording/v1/profile"]
-        .map(|name| format!("sandscope/{name}.proto"));
+    let files = [
+        "query/v1/query",
+        "agent/v1/agent",
+        "recording/v1/profile",
+        "recording/v1/coldstart",
+        "module/v1/sidecar",
+    ]
+    .map(|name| format!("sandscope/{name}.proto"));
     let descriptors = protox::compile(&files, [root.join("proto")]).expect("the .proto files compile");
     let out = tempfile_dir();
     tonic_prost_build::configure()
@@ -16,7 +22,9 @@ fn generated_code_is_up_to_date() {
         .file_descriptor_set_path(out.join("descriptors.bin"))
         .compile_fds(descriptors.clone())
         .expect("code generation");
-    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors)).unwrap();
+    let mut recorded = descriptors;
+    recorded.file.retain(|file| file.package() == "sandscope.recording.v1");
+    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&recorded)).unwrap();
 
     let committed = root.join("src/generated");
     for entry in std::fs::read_dir(&out).unwrap() {

@@ -14,11 +14,13 @@ pub(crate) enum Topic {
     Modules,
     Metrics,
     Traps,
+    ColdStarts,
     Samples,
 }
 
 impl Topic {
-    pub(crate) const ALL: [Self; 4] = [Self::Modules, Self::Metrics, Self::Traps, Self::Samples];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Modules, Self::Metrics, Self::Traps, Self::ColdStarts, Self::Samples];
 
     /// MCAP topic.
     pub(crate) fn name(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Topic {
             Self::Modules => "modules",
             Self::Metrics => "metrics",
             Self::Traps => "traps",
+            Self::ColdStarts => "cold_starts",
             Self::Samples => "samples",
         }
     }
@@ -40,6 +43,7 @@ impl Topic {
             Self::Modules => 1,
             Self::Metrics => 2,
             Self::Traps => 3,
+            Self::ColdStarts => 4,
             Self::Samples => FIRST_STREAM,
         }
     }
@@ -62,6 +66,7 @@ impl Topic {
             }
             Self::Traps => (3, "sandscope.recording.v1.Trap", DESCRIPTORS),
             Self::Samples => (4, "sandscope.recording.v1.Samples", DESCRIPTORS),
+            Self::ColdStarts => (5, "sandscope.recording.v1.ColdStart", DESCRIPTORS),
         }
     }
 }

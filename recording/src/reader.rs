@@ -12,7 +12,7 @@ use sandscope_model::units::bytes as human_bytes;
 use sandscope_model::{ModuleId, WorkloadId};
 use sandscope_proto::MAX_DEBUG_INFO;
 use sandscope_proto::otlp::MetricBatch;
-use sandscope_proto::recording::Trap;
+use sandscope_proto::recording::{ColdStart, Trap};
 
 use crate::channel::{PROFILE, Topic, attachment_id};
 use crate::fold::{Fold, Lost, for_each_message, metric_batches};
@@ -42,6 +42,7 @@ pub struct Recording {
     profiles: Vec<RecordedProfile>,
     metrics: Vec<MetricStream>,
     traps: Vec<Trap>,
+    cold_starts: Vec<ColdStart>,
     /// Place and size of debug info.
     debug: HashMap<ModuleId, (u64, u64)>,
 }
@@ -79,6 +80,7 @@ impl Recording {
             profiles: fold.samples.into_profiles(),
             metrics: fold.metrics.into_streams(),
             traps: fold.traps,
+            cold_starts: fold.cold_starts,
             debug,
         })
     }
@@ -132,6 +134,11 @@ impl Recording {
     /// Traps, oldest first.
     pub fn traps(&self) -> &[Trap] {
         &self.traps
+    }
+
+    /// Cold starts, in the order in which they were complete.
+    pub fn cold_starts(&self) -> &[ColdStart] {
+        &self.cold_starts
     }
 
     /// All workloads that anything was recorded of, in order.

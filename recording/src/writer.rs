@@ -210,6 +210,14 @@ impl Writer {
         self.flush()
     }
 
+    /// Adds a cold start.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn cold_start(&mut self, start: &wire::ColdStart) -> Result<(), WriteError> {
+        self.message(Topic::ColdStarts.channel(), start.time_unix_nano, start)
+    }
+
     /// Brings everything written so far to the device, readable whatever comes after.
     ///
     /// # Errors
