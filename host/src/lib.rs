@@ -20,20 +20,31 @@
 
 mod agent;
 mod aggregate;
+mod cache;
 mod code;
+mod cold;
 mod debug_info;
 mod export;
 mod facade;
 mod load;
+mod prepare;
 pub mod runner;
 mod sampler;
 mod scope;
+mod shape;
+mod sidecar;
 mod trap;
 mod workload;
 
+pub use cache::CacheError;
+pub use cold::ColdStart;
 pub use load::{Loaded, Workload};
+pub use prepare::Prepared;
 pub use sampler::Unavailable;
 pub use sandscope_model::{ModuleId, WorkloadId};
+pub use sandscope_proto::start::{Cache as StartCache, Phase as StartPhase};
 pub use scope::{BuildError, Builder, ENGINE_VERSION, Sandscope, Warning};
+pub use shape::CoreModule;
+pub use sidecar::{Sidecar, SidecarError};
 pub use trap::{TrapFrame, TrapReport};
 pub use workload::{Figures, Outcome, StoreProbe, trap_code};

@@ -5,16 +5,20 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use sandscope_model::{ModuleId, WorkloadId};
+use sandscope_proto::start::{Cache, Phase};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Result, Trap};
 
 use crate::aggregate::{Command, NewCode};
 use crate::code::{Artifact, Code};
+use crate::cold::{ColdStart, Start};
+use crate::prepare::{Compiled, make, nanos};
 use crate::sampler::{self, Active};
 use crate::scope::{Sandscope, Shared};
+use crate::sidecar::Sidecar;
 use crate::trap::TrapReport;
 use crate::workload::{Figures, Outcome, StoreProbe};
 
@@ -23,6 +27,7 @@ use crate::workload::{Figures, Outcome, StoreProbe};
 pub struct Loaded<T> {
     artifact: T,
     workload: Workload,
+    sidecar: Option<Sidecar>,
     _hold: Arc<Hold>,
 }
 
@@ -38,6 +43,11 @@ impl<T> Loaded<T> {
     /// The workload: marks calls, makes store probes.
     pub fn workload(&self) -> &Workload {
         &self.workload
+    }
+
+    /// What the file that it was compiled from says; `None` if it came compiled, without a sidecar.
+    pub fn sidecar(&self) -> Option<&Sidecar> {
+        self.sidecar.as_ref()
     }
 }
 
@@ -59,10 +69,12 @@ pub struct Workload {
     shared: Arc<Shared>,
     figures: Arc<Figures>,
     module: ModuleId,
+    start: Arc<Start>,
 }
 
 impl Sandscope {
-    /// Compiles a core module and makes it observable. `name` is for people (a file name).
+    /// Compiles a core module, or takes it from the cache, and makes it observable. `name` is for people (a
+    /// file name).
     ///
     /// # Errors
     /// The engine's, if the bytes are no valid module.
@@ -73,12 +85,11 @@ impl Sandscope {
         id: &WorkloadId,
         name: &str,
     ) -> Result<Loaded<Module>> {
-        let started = Instant::now();
-        let module = Module::new(engine, bytes)?;
-        Ok(self.loaded(module.clone(), Artifact::Module(module), started, bytes, id, name))
+        self.load(engine, bytes, id, name)
     }
 
-    /// Compiles a component and makes it observable. `name` is for people (a file name).
+    /// Compiles a component, or takes it from the cache, and makes it observable. `name` is for people (a file
+    /// name).
     ///
     /// # Errors
     /// The engine's, if the bytes are no valid component.
@@ -89,36 +100,142 @@ impl Sandscope {
         id: &WorkloadId,
         name: &str,
     ) -> Result<Loaded<Component>> {
-        let started = Instant::now();
-        let component = Component::new(engine, bytes)?;
-        Ok(self.loaded(component.clone(), Artifact::Component(component), started, bytes, id, name))
+        self.load(engine, bytes, id, name)
+    }
+
+    /// Makes a core module observable that was compiled before. Without the sidecar of [`Sandscope::prepare`]
+    /// its id is `text:` and a hash: no debug info is found for it, and its functions have no names.
+    ///
+    /// # Errors
+    /// The engine's, if the artifact is of another version or of other settings; a [`crate::SidecarError`] if the
+    /// sidecar accompanies other code.
+    ///
+    /// # Safety
+    /// `artifact` is what [`Sandscope::prepare`], [`Module::serialize`] or [`Engine::precompile_module`] gave,
+    /// unchanged: the engine runs the native code in it without looking at it.
+    pub unsafe fn load_precompiled_module(
+        &self,
+        engine: &Engine,
+        artifact: &[u8],
+        sidecar: Option<&Sidecar>,
+        id: &WorkloadId,
+        name: &str,
+    ) -> Result<Loaded<Module>> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.load_precompiled(engine, artifact, sidecar, id, name) }
+    }
+
+    /// [`Self::load_precompiled_module`] for a component.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Safety
+    /// As there, with [`Component::serialize`] and [`Engine::precompile_component`].
+    pub unsafe fn load_precompiled_component(
+        &self,
+        engine: &Engine,
+        artifact: &[u8],
+        sidecar: Option<&Sidecar>,
+        id: &WorkloadId,
+        name: &str,
+    ) -> Result<Loaded<Component>> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.load_precompiled(engine, artifact, sidecar, id, name) }
+    }
+
+    fn load<T: Compiled>(
+        &self,
+        engine: &Engine,
+        bytes: &[u8],
+        id: &WorkloadId,
+        name: &str,
+    ) -> Result<Loaded<T>> {
+        let began = SystemTime::now();
+        let made = make::<T>(self.shared(), engine, bytes)?;
+        let source = Source {
+            id: made.sidecar.module().clone(),
+            sidecar: Some(made.sidecar),
+            bytes: Some(bytes.into()),
+            cache: made.cache,
+            began,
+            took: made.took,
+        };
+        Ok(self.loaded(made.compiled, made.code, source, id, name))
+    }
+
+    /// # Safety
+    /// As [`Compiled::deserialize`].
+    unsafe fn load_precompiled<T: Compiled>(
+        &self,
+        engine: &Engine,
+        artifact: &[u8],
+        sidecar: Option<&Sidecar>,
+        id: &WorkloadId,
+        name: &str,
+    ) -> Result<Loaded<T>> {
+        let (began, started) = (SystemTime::now(), Instant::now());
+        // SAFETY: the caller's promise is the same.
+        let compiled = unsafe { T::deserialize(engine, artifact) }?;
+        let took = (Phase::Deserialize, nanos(started));
+        let code = compiled.code();
+        sidecar.map_or(Ok(()), |sidecar| sidecar.check(&code)).map_err(wasmtime::Error::new)?;
+        let source = Source {
+            id: sidecar.map_or_else(|| ModuleId::of_text(artifact), |sidecar| sidecar.module().clone()),
+            sidecar: sidecar.cloned(),
+            bytes: None,
+            cache: Cache::None,
+            began,
+            took,
+        };
+        Ok(self.loaded(compiled, code, source, id, name))
     }
 
     fn loaded<T>(
         &self,
         artifact: T,
         code: Artifact,
-        started: Instant,
-        bytes: &[u8],
+        source: Source,
         id: &WorkloadId,
         name: &str,
     ) -> Loaded<T> {
-        let compiled = nanos(started);
+        let Source { id: module, sidecar, bytes, cache, began, took: (phase, ns) } = source;
         let shared = Arc::clone(self.shared());
-        let figures = shared.figures(id);
-        figures.compiled(compiled);
-        let module = ModuleId::of(bytes);
-        let code = Arc::new(Code::new(module.clone(), bytes.len() as u64, code));
+        let start = Arc::new(Start::new(id.clone(), module.clone(), cache, began));
+        let workload = Workload {
+            shared: Arc::clone(&shared),
+            figures: shared.figures(id),
+            module: module.clone(),
+            start,
+        };
+        if phase == Phase::Compile {
+            workload.figures.compiled(ns);
+        }
+        workload.first_phase(phase, ns);
+        let length = sidecar.as_ref().map_or(0, Sidecar::length);
+        let code = Arc::new(Code::new(module.clone(), length, code));
         shared.codes.add(&code);
         shared.tell(Command::Loaded(NewCode {
-            id: module.clone(),
+            id: module,
             workload: id.clone(),
             name: name.to_owned(),
-            bytes: bytes.into(),
+            bytes,
+            start: Arc::clone(&workload.start),
         }));
-        let workload = Workload { shared: Arc::clone(&shared), figures, module };
-        Loaded { artifact, workload, _hold: Arc::new(Hold { shared, code }) }
+        Loaded { artifact, workload, sidecar, _hold: Arc::new(Hold { shared, code }) }
     }
+}
+
+/// Where code came from.
+struct Source {
+    id: ModuleId,
+    sidecar: Option<Sidecar>,
+    /// The file, if it is here: its debug info is offered to whoever wants it.
+    bytes: Option<Arc<[u8]>>,
+    cache: Cache,
+    began: SystemTime,
+    /// Nanoseconds to compile or deserialize it.
+    took: (Phase, u64),
 }
 
 impl Workload {
@@ -130,6 +247,29 @@ impl Workload {
     /// The module or component behind it.
     pub fn module(&self) -> &ModuleId {
         &self.module
+    }
+
+    /// How it came up, as far as it has.
+    pub fn cold_start(&self) -> ColdStart {
+        self.start.so_far()
+    }
+
+    /// Tells how long the embedder took to read or fetch the file: a phase of the cold start that nobody else
+    /// sees.
+    pub fn was_read_in(&self, took: Duration) {
+        self.first_phase(Phase::Read, took.as_nanos() as u64);
+    }
+
+    /// Tells how long the embedder took to resolve the imports (`instantiate_pre`).
+    pub fn was_linked_in(&self, took: Duration) {
+        self.first_phase(Phase::Link, took.as_nanos() as u64);
+    }
+
+    /// A phase that counts once per loaded module.
+    fn first_phase(&self, phase: Phase, ns: u64) {
+        if self.start.end(phase, ns) {
+            self.figures.started(self.start.cache, phase, ns);
+        }
     }
 
     /// What a store of this workload carries in its data.
@@ -210,7 +350,11 @@ impl Workload {
 
     fn instantiated<R>(&self, started: Instant, result: Result<R>) -> Result<R> {
         match &result {
-            Ok(_) => self.figures.instantiated(nanos(started)),
+            Ok(_) => {
+                let ns = nanos(started);
+                self.start.end(Phase::Instantiate, ns);
+                self.figures.started(self.start.cache, Phase::Instantiate, ns);
+            }
             Err(error) => self.failed(error),
         }
         result
@@ -226,7 +370,9 @@ impl Workload {
                 None => Outcome::Error,
             },
         };
-        self.figures.called(outcome, nanos(started));
+        let ns = nanos(started);
+        self.figures.called(outcome, ns);
+        self.first_phase(Phase::FirstCall, ns);
         if let Err(error) = &result {
             self.failed(error);
         }
@@ -279,8 +425,4 @@ impl<F> Drop for Observed<'_, F> {
         let _active = self.workload.enter();
         self.future = None;
     }
-}
-
-fn nanos(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

@@ -22,7 +22,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle as JoinTask;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use crate::cache::CacheError;
 use crate::code::{Code, CodeView};
+use crate::cold::Start;
 use crate::export::{Exporter, Outgoing};
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
 use crate::trap::TrapReport;
@@ -43,6 +45,8 @@ const LAST_EXPORT: Duration = Duration::from_secs(3);
 pub(crate) enum Command {
     /// New code: offer its debug info.
     Loaded(NewCode),
+    /// A module could not be put into the cache.
+    CacheFailed(CacheError),
     /// A call trapped.
     Trapped(Arc<TrapReport>),
     /// Send what is left and end.
@@ -54,7 +58,10 @@ pub(crate) struct NewCode {
     pub id: ModuleId,
     pub workload: WorkloadId,
     pub name: String,
-    pub bytes: Arc<[u8]>,
+    /// The file, if it is here.
+    pub bytes: Option<Arc<[u8]>>,
+    /// How it comes up.
+    pub start: Arc<Start>,
 }
 
 /// Opens the recording and starts the thread.
@@ -102,6 +109,7 @@ pub(crate) fn start(
                     dropped: 0,
                     started,
                     warned: false,
+                    warned_of_cache: false,
                 };
                 aggregator.run(inbox).await;
                 if let Some(facade) = facade {
@@ -127,6 +135,7 @@ struct Aggregator {
     dropped: u64,
     started: u64,
     warned: bool,
+    warned_of_cache: bool,
 }
 
 impl Aggregator {
@@ -182,6 +191,11 @@ impl Aggregator {
                     self.write();
                 }
             }
+            Command::CacheFailed(error) => {
+                if !std::mem::replace(&mut self.warned_of_cache, true) {
+                    (self.settings.on_warning)(&Warning::Cache(error));
+                }
+            }
             Command::Stop => return false,
         }
         true
@@ -191,7 +205,7 @@ impl Aggregator {
         if self.recorder.is_none() && self.agent.is_none() {
             return;
         }
-        let debug = debug_info::compress(&code.bytes);
+        let debug = code.bytes.as_deref().and_then(debug_info::compress);
         if let Some(recorder) = &mut self.recorder {
             recorder.module(code, debug.as_ref());
         }
@@ -288,6 +302,7 @@ impl Aggregator {
         let metrics = self.metrics();
         let Some(recorder) = &mut self.recorder else { return };
         recorder.metrics(&metrics, self.dropped);
+        recorder.cold_starts(false);
         recorder.flush();
         if let Some(reason) = recorder.take_failure() {
             let path = recorder.path().to_owned();
