@@ -9,6 +9,7 @@
 mod build;
 mod functions;
 mod json;
+mod starts;
 mod symbols;
 #[cfg(test)]
 mod tests;
