@@ -8,11 +8,12 @@
 //!
 //! # Accuracy
 //! `compile` and `deserialize` are timed by sandscope around the engine's work, `read` and `link` by whoever
-//! does it. Writing to the cache after a miss is part of no phase. The first call is the first that ends;
+//! does it. `deserialize` from the cache includes hashing the guest, which is how an entry is found, and
+//! verifying the entry. Writing to the cache after a miss is part of no phase. The first call is the first that ends;
 //! for a command that is the whole program.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use sandscope_model::{ModuleId, WorkloadId};
 use sandscope_proto::start::{Cache, Phase, VERSION};
@@ -40,7 +41,7 @@ impl ColdStart {
     }
 
     pub(crate) fn message(&self) -> sandscope_proto::recording::ColdStart {
-        let ns = |phase| self.phase(phase).map(|took| u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        let ns = |phase| self.phase(phase).map(as_nanos);
         sandscope_proto::recording::ColdStart {
             version: VERSION,
             time_unix_nano: unix_nanos(self.began),
@@ -93,6 +94,16 @@ impl Start {
         let (workload, module) = (self.workload.clone(), self.module.clone());
         ColdStart { workload, module, cache: self.cache, began: self.began, phases }
     }
+}
+
+/// Whole nanoseconds; more than five centuries count as those.
+pub(crate) fn as_nanos(took: Duration) -> u64 {
+    u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Nanoseconds since then.
+pub(crate) fn nanos(since: Instant) -> u64 {
+    as_nanos(since.elapsed())
 }
 
 #[cfg(test)]

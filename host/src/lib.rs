@@ -15,6 +15,9 @@
 //! guest.workload().call(|| run.call(&mut store, ()))?;
 //! # Ok(()) }
 //! ```
+//! [`Builder::module_cache`] keeps what was compiled for the next process; [`Sandscope::prepare`] compiles on one
+//! machine what [`Sandscope::load_precompiled_module`] runs on others.
+//!
 //! Guests run unmodified. Nothing on a guest's thread blocks, allocates or formats for telemetry's sake while
 //! the guest runs; what does not fit is counted.
 
@@ -23,6 +26,7 @@ mod aggregate;
 mod cache;
 mod code;
 mod cold;
+mod compiled;
 mod debug_info;
 mod export;
 mod facade;

@@ -1,23 +1,21 @@
-//! Loading guests and marking what they do: modules, instantiations, calls.
+//! Loaded guests, and marking what they do: instantiations, calls. Loading itself is in [`crate::prepare`].
 
 use std::future::{Future, poll_fn};
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use sandscope_model::{ModuleId, WorkloadId};
-use sandscope_proto::start::{Cache, Phase};
-use wasmtime::component::Component;
-use wasmtime::{Engine, Module, Result, Trap};
+use sandscope_proto::start::Phase;
+use wasmtime::{Result, Trap};
 
-use crate::aggregate::{Command, NewCode};
-use crate::code::{Artifact, Code};
-use crate::cold::{ColdStart, Start};
-use crate::prepare::{Compiled, make, nanos};
+use crate::aggregate::Command;
+use crate::code::Code;
+use crate::cold::{ColdStart, Start, as_nanos, nanos};
 use crate::sampler::{self, Active};
-use crate::scope::{Sandscope, Shared};
+use crate::scope::Shared;
 use crate::sidecar::Sidecar;
 use crate::trap::TrapReport;
 use crate::workload::{Figures, Outcome, StoreProbe};
@@ -28,7 +26,7 @@ pub struct Loaded<T> {
     artifact: T,
     workload: Workload,
     sidecar: Option<Sidecar>,
-    _hold: Arc<Hold>,
+    _hold: Hold,
 }
 
 impl<T> Deref for Loaded<T> {
@@ -40,6 +38,14 @@ impl<T> Deref for Loaded<T> {
 }
 
 impl<T> Loaded<T> {
+    /// Makes samples in the code visible, until it is dropped.
+    pub(crate) fn new(artifact: T, code: Code, workload: Workload, sidecar: Option<Sidecar>) -> Self {
+        let code = Arc::new(code);
+        workload.shared.codes.add(&code);
+        let _hold = Hold { shared: Arc::clone(&workload.shared), code };
+        Self { artifact, workload, sidecar, _hold }
+    }
+
     /// The workload: marks calls, makes store probes.
     pub fn workload(&self) -> &Workload {
         &self.workload
@@ -51,7 +57,7 @@ impl<T> Loaded<T> {
     }
 }
 
-/// Takes the code out of sampling when the last user of a [`Loaded`] is gone.
+/// Takes the code out of sampling when its [`Loaded`] is gone.
 struct Hold {
     shared: Arc<Shared>,
     code: Arc<Code>,
@@ -72,173 +78,11 @@ pub struct Workload {
     start: Arc<Start>,
 }
 
-impl Sandscope {
-    /// Compiles a core module, or takes it from the cache, and makes it observable. `name` is for people (a
-    /// file name).
-    ///
-    /// # Errors
-    /// The engine's, if the bytes are no valid module.
-    pub fn load_module(
-        &self,
-        engine: &Engine,
-        bytes: &[u8],
-        id: &WorkloadId,
-        name: &str,
-    ) -> Result<Loaded<Module>> {
-        self.load(engine, bytes, id, name)
-    }
-
-    /// Compiles a component, or takes it from the cache, and makes it observable. `name` is for people (a file
-    /// name).
-    ///
-    /// # Errors
-    /// The engine's, if the bytes are no valid component.
-    pub fn load_component(
-        &self,
-        engine: &Engine,
-        bytes: &[u8],
-        id: &WorkloadId,
-        name: &str,
-    ) -> Result<Loaded<Component>> {
-        self.load(engine, bytes, id, name)
-    }
-
-    /// Makes a core module observable that was compiled before. Without the sidecar of [`Sandscope::prepare`]
-    /// its id is `text:` and a hash: no debug info is found for it, and its functions have no names.
-    ///
-    /// # Errors
-    /// The engine's, if the artifact is of another version or of other settings; a [`crate::SidecarError`] if the
-    /// sidecar accompanies other code.
-    ///
-    /// # Safety
-    /// `artifact` is what [`Sandscope::prepare`], [`Module::serialize`] or [`Engine::precompile_module`] gave,
-    /// unchanged: the engine runs the native code in it without looking at it.
-    pub unsafe fn load_precompiled_module(
-        &self,
-        engine: &Engine,
-        artifact: &[u8],
-        sidecar: Option<&Sidecar>,
-        id: &WorkloadId,
-        name: &str,
-    ) -> Result<Loaded<Module>> {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.load_precompiled(engine, artifact, sidecar, id, name) }
-    }
-
-    /// [`Self::load_precompiled_module`] for a component.
-    ///
-    /// # Errors
-    /// As there.
-    ///
-    /// # Safety
-    /// As there, with [`Component::serialize`] and [`Engine::precompile_component`].
-    pub unsafe fn load_precompiled_component(
-        &self,
-        engine: &Engine,
-        artifact: &[u8],
-        sidecar: Option<&Sidecar>,
-        id: &WorkloadId,
-        name: &str,
-    ) -> Result<Loaded<Component>> {
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.load_precompiled(engine, artifact, sidecar, id, name) }
-    }
-
-    fn load<T: Compiled>(
-        &self,
-        engine: &Engine,
-        bytes: &[u8],
-        id: &WorkloadId,
-        name: &str,
-    ) -> Result<Loaded<T>> {
-        let began = SystemTime::now();
-        let made = make::<T>(self.shared(), engine, bytes)?;
-        let source = Source {
-            id: made.sidecar.module().clone(),
-            sidecar: Some(made.sidecar),
-            bytes: Some(bytes.into()),
-            cache: made.cache,
-            began,
-            took: made.took,
-        };
-        Ok(self.loaded(made.compiled, made.code, source, id, name))
-    }
-
-    /// # Safety
-    /// As [`Compiled::deserialize`].
-    unsafe fn load_precompiled<T: Compiled>(
-        &self,
-        engine: &Engine,
-        artifact: &[u8],
-        sidecar: Option<&Sidecar>,
-        id: &WorkloadId,
-        name: &str,
-    ) -> Result<Loaded<T>> {
-        let (began, started) = (SystemTime::now(), Instant::now());
-        // SAFETY: the caller's promise is the same.
-        let compiled = unsafe { T::deserialize(engine, artifact) }?;
-        let took = (Phase::Deserialize, nanos(started));
-        let code = compiled.code();
-        sidecar.map_or(Ok(()), |sidecar| sidecar.check(&code)).map_err(wasmtime::Error::new)?;
-        let source = Source {
-            id: sidecar.map_or_else(|| ModuleId::of_text(artifact), |sidecar| sidecar.module().clone()),
-            sidecar: sidecar.cloned(),
-            bytes: None,
-            cache: Cache::None,
-            began,
-            took,
-        };
-        Ok(self.loaded(compiled, code, source, id, name))
-    }
-
-    fn loaded<T>(
-        &self,
-        artifact: T,
-        code: Artifact,
-        source: Source,
-        id: &WorkloadId,
-        name: &str,
-    ) -> Loaded<T> {
-        let Source { id: module, sidecar, bytes, cache, began, took: (phase, ns) } = source;
-        let shared = Arc::clone(self.shared());
-        let start = Arc::new(Start::new(id.clone(), module.clone(), cache, began));
-        let workload = Workload {
-            shared: Arc::clone(&shared),
-            figures: shared.figures(id),
-            module: module.clone(),
-            start,
-        };
-        if phase == Phase::Compile {
-            workload.figures.compiled(ns);
-        }
-        workload.first_phase(phase, ns);
-        let length = sidecar.as_ref().map_or(0, Sidecar::length);
-        let code = Arc::new(Code::new(module.clone(), length, code));
-        shared.codes.add(&code);
-        shared.tell(Command::Loaded(NewCode {
-            id: module,
-            workload: id.clone(),
-            name: name.to_owned(),
-            bytes,
-            start: Arc::clone(&workload.start),
-        }));
-        Loaded { artifact, workload, sidecar, _hold: Arc::new(Hold { shared, code }) }
-    }
-}
-
-/// Where code came from.
-struct Source {
-    id: ModuleId,
-    sidecar: Option<Sidecar>,
-    /// The file, if it is here: its debug info is offered to whoever wants it.
-    bytes: Option<Arc<[u8]>>,
-    cache: Cache,
-    began: SystemTime,
-    /// Nanoseconds to compile or deserialize it.
-    took: (Phase, u64),
-}
-
 impl Workload {
+    pub(crate) fn new(shared: &Arc<Shared>, id: &WorkloadId, module: ModuleId, start: Arc<Start>) -> Self {
+        Self { shared: Arc::clone(shared), figures: shared.figures(id), module, start }
+    }
+
     /// Name and version.
     pub fn id(&self) -> &WorkloadId {
         self.figures.id()
@@ -255,18 +99,18 @@ impl Workload {
     }
 
     /// Tells how long the embedder took to read or fetch the file: a phase of the cold start that nobody else
-    /// sees.
+    /// sees. To be told before the first call ends.
     pub fn was_read_in(&self, took: Duration) {
-        self.first_phase(Phase::Read, took.as_nanos() as u64);
+        self.first_phase(Phase::Read, as_nanos(took));
     }
 
-    /// Tells how long the embedder took to resolve the imports (`instantiate_pre`).
+    /// Tells how long the embedder took to resolve the imports (`instantiate_pre`), before the first call ends.
     pub fn was_linked_in(&self, took: Duration) {
-        self.first_phase(Phase::Link, took.as_nanos() as u64);
+        self.first_phase(Phase::Link, as_nanos(took));
     }
 
     /// A phase that counts once per loaded module.
-    fn first_phase(&self, phase: Phase, ns: u64) {
+    pub(crate) fn first_phase(&self, phase: Phase, ns: u64) {
         if self.start.end(phase, ns) {
             self.figures.started(self.start.cache, phase, ns);
         }

@@ -1,16 +1,20 @@
-//! From a guest's bytes to code: compiled here, taken from the cache, or compiled elsewhere before. What is
-//! done with the code afterwards is in [`crate::load`].
+//! Loading guests: from the bytes that their author shipped, or compiled before, with a sidecar that says what
+//! the compiled form does not.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
+use sandscope_model::{ModuleId, WorkloadId};
 use sandscope_proto::start::{Cache, Phase};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Result};
 
-use crate::aggregate::Command;
-use crate::cache::{Key, ModuleCache};
-use crate::code::Artifact;
-use crate::scope::{Sandscope, Shared};
+use crate::aggregate::{Command, NewCode};
+use crate::code::{Artifact, Code};
+use crate::cold::{Start, nanos};
+use crate::compiled::{Compiled, Made, compile, make};
+use crate::load::{Loaded, Workload};
+use crate::scope::Sandscope;
 use crate::sidecar::Sidecar;
 
 /// A module or component compiled ahead of time, and what has to accompany it.
@@ -35,6 +39,144 @@ impl Sandscope {
             prepare::<Module>(engine, bytes)
         }
     }
+
+    /// Compiles a core module, or takes it from the cache, and makes it observable. `name` is for people (a
+    /// file name).
+    ///
+    /// # Errors
+    /// The engine's, if the bytes are no valid module.
+    pub fn load_module(
+        &self,
+        engine: &Engine,
+        bytes: &[u8],
+        id: &WorkloadId,
+        name: &str,
+    ) -> Result<Loaded<Module>> {
+        self.load(engine, bytes, id, name)
+    }
+
+    /// Compiles a component, or takes it from the cache, and makes it observable. `name` is for people (a file
+    /// name).
+    ///
+    /// # Errors
+    /// The engine's, if the bytes are no valid component.
+    pub fn load_component(
+        &self,
+        engine: &Engine,
+        bytes: &[u8],
+        id: &WorkloadId,
+        name: &str,
+    ) -> Result<Loaded<Component>> {
+        self.load(engine, bytes, id, name)
+    }
+
+    /// Makes a core module observable that was compiled before. Without the sidecar of [`Sandscope::prepare`]
+    /// its id is `text:` and a hash: no debug info is found for it, and its functions have no names.
+    ///
+    /// # Errors
+    /// The engine's, if the artifact is of another version or of other settings; a [`crate::SidecarError`] if the
+    /// sidecar accompanies other code.
+    ///
+    /// # Safety
+    /// `artifact` is what [`Sandscope::prepare`], [`Module::serialize`] or [`Engine::precompile_module`] gave,
+    /// unchanged: the engine runs the native code in it without looking at it.
+    pub unsafe fn load_precompiled_module(
+        &self,
+        engine: &Engine,
+        artifact: &[u8],
+        sidecar: Option<&Sidecar>,
+        id: &WorkloadId,
+        name: &str,
+    ) -> Result<Loaded<Module>> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.load_precompiled(engine, artifact, sidecar, id, name) }
+    }
+
+    /// [`Self::load_precompiled_module`] for a component.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Safety
+    /// As there, with [`Component::serialize`] and [`Engine::precompile_component`].
+    pub unsafe fn load_precompiled_component(
+        &self,
+        engine: &Engine,
+        artifact: &[u8],
+        sidecar: Option<&Sidecar>,
+        id: &WorkloadId,
+        name: &str,
+    ) -> Result<Loaded<Component>> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.load_precompiled(engine, artifact, sidecar, id, name) }
+    }
+
+    fn load<T: Compiled>(
+        &self,
+        engine: &Engine,
+        bytes: &[u8],
+        id: &WorkloadId,
+        name: &str,
+    ) -> Result<Loaded<T>> {
+        let began = SystemTime::now();
+        let made = make::<T>(self.shared(), engine, bytes)?;
+        let source = Source {
+            id: made.sidecar.module().clone(),
+            sidecar: Some(made.sidecar),
+            bytes: Some(bytes.into()),
+            cache: made.cache,
+            began,
+            took: made.took,
+        };
+        Ok(self.loaded(made.compiled, made.code, source, id, name))
+    }
+
+    /// # Safety
+    /// As [`Compiled::deserialize`].
+    unsafe fn load_precompiled<T: Compiled>(
+        &self,
+        engine: &Engine,
+        artifact: &[u8],
+        sidecar: Option<&Sidecar>,
+        id: &WorkloadId,
+        name: &str,
+    ) -> Result<Loaded<T>> {
+        let (began, started) = (SystemTime::now(), Instant::now());
+        // SAFETY: the caller's promise is the same.
+        let compiled = unsafe { T::deserialize(engine, artifact) }?;
+        let took = (Phase::Deserialize, nanos(started));
+        let code = compiled.code();
+        sidecar.map_or(Ok(()), |sidecar| sidecar.check(&code)).map_err(wasmtime::Error::new)?;
+        let source = Source {
+            id: sidecar.map_or_else(|| ModuleId::of_text(artifact), |sidecar| sidecar.module().clone()),
+            sidecar: sidecar.cloned(),
+            bytes: None,
+            cache: Cache::None,
+            began,
+            took,
+        };
+        Ok(self.loaded(compiled, code, source, id, name))
+    }
+
+    fn loaded<T>(
+        &self,
+        artifact: T,
+        code: Artifact,
+        source: Source,
+        id: &WorkloadId,
+        name: &str,
+    ) -> Loaded<T> {
+        let Source { id: module, sidecar, bytes, cache, began, took: (phase, ns) } = source;
+        let start = Arc::new(Start::new(id.clone(), module.clone(), cache, began));
+        let workload = Workload::new(self.shared(), id, module.clone(), Arc::clone(&start));
+        workload.first_phase(phase, ns);
+        let length = sidecar.as_ref().map_or(0, Sidecar::length);
+        let code = Code::new(module.clone(), length, code);
+        let loaded = Loaded::new(artifact, code, workload, sidecar);
+        let (workload, name) = (id.clone(), name.to_owned());
+        self.shared().tell(Command::Loaded(NewCode { id: module, workload, name, bytes, start }));
+        loaded
+    }
 }
 
 fn prepare<T: Compiled>(engine: &Engine, bytes: &[u8]) -> Result<Prepared> {
@@ -42,117 +184,14 @@ fn prepare<T: Compiled>(engine: &Engine, bytes: &[u8]) -> Result<Prepared> {
     Ok(Prepared { artifact: made.compiled.serialize()?, sidecar: made.sidecar })
 }
 
-/// What the engine compiles.
-pub(crate) trait Compiled: Clone {
-    /// The "layer" field of the preamble: 0 for core modules, 1 for components (Binary.md).
-    const KIND: u8;
-
-    fn compile(engine: &Engine, bytes: &[u8]) -> Result<Self>;
-    fn serialize(&self) -> Result<Vec<u8>>;
-    fn code(&self) -> Artifact;
-
-    /// # Safety
-    /// `artifact` is what `serialize` gave, unchanged: it holds native code.
-    unsafe fn deserialize(engine: &Engine, artifact: &[u8]) -> Result<Self>;
-}
-
-impl Compiled for Module {
-    const KIND: u8 = 0;
-
-    fn compile(engine: &Engine, bytes: &[u8]) -> Result<Self> {
-        Self::new(engine, bytes)
-    }
-
-    fn serialize(&self) -> Result<Vec<u8>> {
-        self.serialize()
-    }
-
-    fn code(&self) -> Artifact {
-        Artifact::Module(self.clone())
-    }
-
-    unsafe fn deserialize(engine: &Engine, artifact: &[u8]) -> Result<Self> {
-        // SAFETY: the caller's promise is the same.
-        unsafe { Self::deserialize(engine, artifact) }
-    }
-}
-
-impl Compiled for Component {
-    const KIND: u8 = 1;
-
-    fn compile(engine: &Engine, bytes: &[u8]) -> Result<Self> {
-        Self::new(engine, bytes)
-    }
-
-    fn serialize(&self) -> Result<Vec<u8>> {
-        self.serialize()
-    }
-
-    fn code(&self) -> Artifact {
-        Artifact::Component(self.clone())
-    }
-
-    unsafe fn deserialize(engine: &Engine, artifact: &[u8]) -> Result<Self> {
-        // SAFETY: the caller's promise is the same.
-        unsafe { Self::deserialize(engine, artifact) }
-    }
-}
-
-/// Code, and how it came to be.
-pub(crate) struct Made<T> {
-    pub compiled: T,
-    pub code: Artifact,
-    pub sidecar: Sidecar,
-    pub cache: Cache,
-    /// The phase that it took, and nanoseconds.
-    pub took: (Phase, u64),
-}
-
-/// Code for a guest's bytes: out of the scope's cache if there is one and it is in there, else compiled and
-/// put there.
-pub(crate) fn make<T: Compiled>(shared: &Shared, engine: &Engine, bytes: &[u8]) -> Result<Made<T>> {
-    let Some(cache) = &shared.cache else { return compile(engine, bytes, Cache::None) };
-    let started = Instant::now();
-    let key = Key::of(engine, T::KIND, bytes);
-    if let Some((compiled, sidecar)) = cached::<T>(cache, &key, engine) {
-        let took = (Phase::Deserialize, nanos(started));
-        return Ok(Made { code: compiled.code(), compiled, sidecar, cache: Cache::Hit, took });
-    }
-    let made: Made<T> = compile(engine, bytes, Cache::Miss)?;
-    // An artifact that cannot be serialized is not worth a word: it is compiled each time.
-    if let Ok(artifact) = made.compiled.serialize()
-        && let Err(error) = cache.put(&key, &made.sidecar, &artifact)
-    {
-        shared.tell(Command::CacheFailed(error));
-    }
-    Ok(made)
-}
-
-fn cached<T: Compiled>(cache: &ModuleCache, key: &Key, engine: &Engine) -> Option<(T, Sidecar)> {
-    let entry = cache.get(key)?;
-    // SAFETY: the artifact is what `serialize` gave to `store`: its file belongs to this user and nobody else
-    // can write to it (read from the open descriptor), it was read whole before it was verified, its hash is
-    // right, and it was stored for this engine's version and settings. Whoever can forge all that already
-    // runs code as this user.
-    match unsafe { T::deserialize(engine, entry.artifact()) } {
-        Ok(compiled) => Some((compiled, entry.sidecar)),
-        Err(_) => {
-            cache.remove(key);
-            None
-        }
-    }
-}
-
-fn compile<T: Compiled>(engine: &Engine, bytes: &[u8], cache: Cache) -> Result<Made<T>> {
-    let started = Instant::now();
-    let compiled = T::compile(engine, bytes)?;
-    let took = (Phase::Compile, nanos(started));
-    let code = compiled.code();
-    let sidecar = Sidecar::new(bytes, &code);
-    Ok(Made { compiled, code, sidecar, cache, took })
-}
-
-/// Nanoseconds since then.
-pub(crate) fn nanos(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+/// Where code came from.
+struct Source {
+    id: ModuleId,
+    sidecar: Option<Sidecar>,
+    /// The file, if it is here: its debug info is offered to whoever wants it.
+    bytes: Option<Arc<[u8]>>,
+    cache: Cache,
+    began: SystemTime,
+    /// Nanoseconds to compile or deserialize it.
+    took: (Phase, u64),
 }

@@ -97,11 +97,10 @@ impl Figures {
 
     /// Counts a phase of a start.
     pub(crate) fn started(&self, cache: Cache, phase: Phase, ns: u64) {
+        if phase == Phase::Compile {
+            self.compile.record_ns(ns);
+        }
         self.starts[cache as usize].get_or_init(Default::default)[phase as usize].record_ns(ns);
-    }
-
-    pub(crate) fn compiled(&self, ns: u64) {
-        self.compile.record_ns(ns);
     }
 
     pub(crate) fn threads(&self, change: i64) {

@@ -54,18 +54,22 @@ impl Entry {
     }
 }
 
+/// Bytes of an entry.
+pub(super) fn length(sidecar: &[u8], artifact: &[u8]) -> u64 {
+    (HEAD + sidecar.len() + artifact.len() + HASH) as u64
+}
+
 /// The parts of an entry, in order.
 pub(super) fn write(
     key: &Key,
-    sidecar: &Sidecar,
+    sidecar: &[u8],
     artifact: &[u8],
     mut out: impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
-    let sidecar = sidecar.to_bytes();
     let (sidecar_len, artifact_len) = (sidecar.len() as u64, artifact.len() as u64);
     let mut hash = Sha256::new();
     let parts: [&[u8]; 6] =
-        [MAGIC, key.bytes(), &sidecar_len.to_le_bytes(), &artifact_len.to_le_bytes(), &sidecar, artifact];
+        [MAGIC, key.bytes(), &sidecar_len.to_le_bytes(), &artifact_len.to_le_bytes(), sidecar, artifact];
     for part in parts {
         hash.update(part);
         out(part)?;

@@ -16,7 +16,6 @@ mod entry;
 mod key;
 mod private;
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +24,7 @@ use std::time::{Duration, SystemTime};
 use crate::sidecar::Sidecar;
 pub(crate) use entry::Entry;
 pub(crate) use key::Key;
+use private::Found;
 
 /// Bytes that a cache may hold unless told otherwise.
 pub(crate) const DEFAULT_LIMIT: u64 = 1 << 30;
@@ -83,17 +83,24 @@ impl ModuleCache {
 
     /// The entry of a key, verified. One that is damaged or not private is removed and as good as none.
     pub(crate) fn get(&self, key: &Key) -> Option<Entry> {
-        let path = self.path(key);
-        let entry = match private::open(&path) {
-            Ok(None) => return None,
-            Ok(Some(mut file)) => read(&mut file, self.limit).ok().and_then(|bytes| {
-                // Used now: eviction goes by this time. Where it cannot be set, eviction goes by age.
-                let _ = file.set_modified(SystemTime::now());
-                Entry::read(key, bytes)
-            }),
-            Err(_) => None,
+        let file = match private::open(&self.path(key)) {
+            Found::File(file) => file,
+            Found::Nothing => return None,
+            Found::Untrusted => {
+                self.remove(key);
+                return None;
+            }
         };
-        if entry.is_none() {
+        let length = file.metadata().ok()?.len();
+        // Larger than anything that is written: nothing to be read into memory.
+        let readable = length <= self.limit;
+        let mut bytes = Vec::new();
+        (&file).take(if readable { length } else { 0 }).read_to_end(&mut bytes).ok()?;
+        let entry = Entry::read(key, bytes);
+        if entry.is_some() {
+            // Used now: eviction goes by this time. Where it cannot be set, eviction goes by age.
+            let _ = file.set_modified(SystemTime::now());
+        } else {
             self.remove(key);
         }
         entry
@@ -107,10 +114,11 @@ impl ModuleCache {
 
     /// Stores an entry and, where that exceeds the limit, removes those that were not used for longest.
     pub(crate) fn put(&self, key: &Key, sidecar: &Sidecar, artifact: &[u8]) -> Result<(), CacheError> {
-        if artifact.len() as u64 > self.limit {
+        let sidecar = sidecar.to_bytes();
+        if entry::length(&sidecar, artifact) > self.limit {
             return Ok(());
         }
-        self.store(key, sidecar, artifact)
+        self.store(key, &sidecar, artifact)
             .and_then(|()| self.evict(SystemTime::now()))
             .map_err(|source| CacheError::Write { path: self.directory.clone(), source })
     }
@@ -119,7 +127,7 @@ impl ModuleCache {
         self.directory.join(format!("{key}.module"))
     }
 
-    fn store(&self, key: &Key, sidecar: &Sidecar, artifact: &[u8]) -> io::Result<()> {
+    fn store(&self, key: &Key, sidecar: &[u8], artifact: &[u8]) -> io::Result<()> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let partial = self.directory.join(format!("{key}.{}-{n}.partial", std::process::id()));
@@ -163,20 +171,6 @@ impl ModuleCache {
         Ok(())
     }
 }
-
-/// A whole file of at most `limit` bytes and what surrounds an artifact.
-fn read(file: &mut File, limit: u64) -> io::Result<Vec<u8>> {
-    let length = file.metadata()?.len();
-    if length > limit.saturating_add(MAX_SURROUNDINGS) {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    file.take(length).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// Most bytes of an entry that are not the artifact: a sidecar.
-const MAX_SURROUNDINGS: u64 = 32 << 20;
 
 #[cfg(all(test, unix))]
 mod tests;

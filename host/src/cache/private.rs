@@ -9,13 +9,23 @@ use std::path::Path;
 
 use super::CacheError;
 
+/// What is at a path.
+pub(super) enum Found {
+    /// A regular file of this user that nobody else can write to.
+    File(File),
+    /// Something else.
+    Untrusted,
+    /// No file, or one that cannot be opened now.
+    Nothing,
+}
+
 #[cfg(unix)]
 mod system {
     use std::fs::{DirBuilder, OpenOptions};
     use std::io;
     use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 
-    use super::{CacheError, File, Path};
+    use super::{CacheError, File, Found, Path};
 
     pub(super) fn directory(path: &Path) -> Result<(), CacheError> {
         let failed = |source| CacheError::Directory { path: path.to_owned(), source };
@@ -32,17 +42,17 @@ mod system {
         Ok(())
     }
 
-    pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
+    pub(super) fn open(path: &Path) -> Found {
         // A link could lead to anything, and a pipe would wait for a writer.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Found::Untrusted,
+            Err(_) => return Found::Nothing,
         };
-        let metadata = file.metadata()?;
+        let Ok(metadata) = file.metadata() else { return Found::Nothing };
         let private = metadata.is_file() && metadata.uid() == user() && metadata.mode() & 0o022 == 0;
-        if private { Ok(Some(file)) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+        if private { Found::File(file) } else { Found::Untrusted }
     }
 
     pub(super) fn create(path: &Path) -> io::Result<File> {
@@ -59,14 +69,14 @@ mod system {
 mod system {
     use std::io;
 
-    use super::{CacheError, File, Path};
+    use super::{CacheError, File, Found, Path};
 
     pub(super) fn directory(path: &Path) -> Result<(), CacheError> {
         Err(CacheError::Directory { path: path.to_owned(), source: io::ErrorKind::Unsupported.into() })
     }
 
-    pub(super) fn open(_: &Path) -> io::Result<Option<File>> {
-        Err(io::ErrorKind::Unsupported.into())
+    pub(super) fn open(_: &Path) -> Found {
+        Found::Nothing
     }
 
     pub(super) fn create(_: &Path) -> io::Result<File> {
@@ -79,9 +89,8 @@ pub(super) fn directory(path: &Path) -> Result<(), CacheError> {
     system::directory(path)
 }
 
-/// Opens a regular file of this user that nobody else can write to. `None` if there is none; an error if it
-/// is something else.
-pub(super) fn open(path: &Path) -> std::io::Result<Option<File>> {
+/// Opens a file, if it is one that only this user can have written.
+pub(super) fn open(path: &Path) -> Found {
     system::open(path)
 }
 

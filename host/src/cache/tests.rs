@@ -7,6 +7,7 @@ use wasmtime::{Config, Engine, Module};
 
 use super::*;
 use crate::code::Artifact;
+use std::fs::File;
 
 fn sidecar(engine: &Engine, bytes: &[u8]) -> Sidecar {
     Sidecar::new(bytes, &Artifact::Module(Module::new(engine, bytes).unwrap()))
@@ -54,6 +55,12 @@ fn open_directories_are_refused() {
         assert!(error.to_string().contains("chmod"), "{error}");
     }
     std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    // Only the administrator can give a directory to somebody else.
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    if std::os::unix::fs::chown(&other, Some(12_345), None).is_ok() {
+        assert!(matches!(ModuleCache::open(&other, 1), Err(CacheError::Foreign { .. })));
+    }
     ModuleCache::open(dir.path(), DEFAULT_LIMIT).unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, b"").unwrap();
@@ -156,4 +163,36 @@ fn a_directory_that_vanishes_is_an_error() {
     assert!(cache.get(&key).is_none());
     let error = cache.put(&key, &sidecar(&engine, &module(1)), b"code").unwrap_err();
     assert!(matches!(error, CacheError::Write { .. }), "{error}");
+}
+
+/// Threads stand for processes: they share nothing but the directory. Whoever finds an entry finds it whole,
+/// while others write, evict and damage it.
+#[test]
+fn any_number_use_it_at_once() {
+    let engine = Engine::default();
+    let sidecar = sidecar(&engine, &module(0));
+    let (_dir, cache) = open(100_000);
+    let keys: Vec<Key> = (0..8).map(|n| Key::of(&engine, 0, &module(n))).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4usize {
+            let (keys, sidecar, directory) = (&keys, &sidecar, &cache.directory);
+            scope.spawn(move || {
+                let cache = ModuleCache::open(directory, 100_000).unwrap();
+                for turn in 0..60 {
+                    let n = (thread * 3 + turn) % keys.len();
+                    match cache.get(&keys[n]) {
+                        Some(entry) => assert_eq!(entry.artifact(), vec![n as u8; 20_000]),
+                        None => cache.put(&keys[n], sidecar, &vec![n as u8; 20_000]).unwrap(),
+                    }
+                    if turn % 20 == 19 {
+                        let _ = std::fs::write(cache.path(&keys[n]), b"damaged");
+                    }
+                }
+            });
+        }
+    });
+    cache.put(&keys[0], &sidecar, &[0; 20_000]).unwrap();
+    let total: u64 = files(&cache).iter().map(|path| path.metadata().unwrap().len()).sum();
+    assert!(total <= 100_000, "{total}");
+    assert!(files(&cache).iter().all(|path| path.extension().unwrap() == "module"));
 }
