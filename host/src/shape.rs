@@ -7,8 +7,9 @@ use wasmparser::{ImportSectionReader, TypeRef, ValType};
 /// Core modules that are looked at.
 const MAX_MODULES: usize = 1000;
 
-/// Imported functions of all core modules that are kept.
-const MAX_IMPORTS: usize = 100_000;
+/// Bytes of all imports that are kept, names and their overhead: what a sidecar has room for.
+const MAX_IMPORTS: usize = 8 << 20;
+const OVERHEAD: usize = 16;
 
 /// Name of the stack pointer, as LLVM gives it.
 const STACK_POINTER: &str = "__stack_pointer";
@@ -20,7 +21,7 @@ const PROLOGUE: usize = 8;
 /// One core module of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CoreModule {
-    /// Module and name of the imported functions, in the order of their indices.
+    /// Module and name of the imported functions, in the order of their indices; the first 8 MiB of them.
     pub imported_functions: Vec<(String, String)>,
     /// Index of the global that holds the stack pointer, if the module has one.
     ///
@@ -32,7 +33,7 @@ pub struct CoreModule {
 
 /// The core modules of a guest, in the order in which they begin; what is malformed ends the list.
 pub(crate) fn core_modules(bytes: &[u8]) -> Vec<CoreModule> {
-    let mut walk = Walk::default();
+    let mut walk = Walk { modules: Vec::new(), open: Vec::new(), room: MAX_IMPORTS };
     for payload in Parser::new(0).parse_all(bytes) {
         if payload.and_then(|payload| walk.take(&payload)).is_err() {
             break;
@@ -47,12 +48,12 @@ pub(crate) fn core_modules(bytes: &[u8]) -> Vec<CoreModule> {
         .collect()
 }
 
-#[derive(Default)]
 struct Walk {
     modules: Vec<Seen>,
     /// What the current place is in, outermost first: a core module by index, or a component.
     open: Vec<Option<usize>>,
-    imports: usize,
+    /// Bytes of imports that may still be kept.
+    room: usize,
 }
 
 #[derive(Default)]
@@ -82,7 +83,7 @@ impl Walk {
         };
         match payload {
             Payload::ImportSection(section) => {
-                self.imports += seen.imports(section.clone(), MAX_IMPORTS.saturating_sub(self.imports))?;
+                seen.imports(section.clone(), &mut self.room)?;
             }
             Payload::GlobalSection(section) if seen.imported_globals == 0 => {
                 if let Some(global) = section.clone().into_iter().next() {
@@ -98,7 +99,8 @@ impl Walk {
             }
             Payload::CustomSection(section) => {
                 if let KnownCustom::Name(names) = section.as_known() {
-                    seen.names(names)?;
+                    // Names are no part of what engines validate; a module without them is still one.
+                    let _ = seen.names(names);
                 }
             }
             _ => {}
@@ -108,14 +110,17 @@ impl Walk {
 }
 
 impl Seen {
-    /// Returns how many imported functions were kept.
-    fn imports(&mut self, section: ImportSectionReader<'_>, room: usize) -> wasmparser::Result<usize> {
-        let functions = &mut self.module.imported_functions;
+    fn imports(&mut self, section: ImportSectionReader<'_>, room: &mut usize) -> wasmparser::Result<()> {
         for import in section.into_imports() {
             let import = import?;
             match import.ty {
-                TypeRef::Func(_) | TypeRef::FuncExact(_) if functions.len() < room => {
-                    functions.push((import.module.to_owned(), import.name.to_owned()));
+                TypeRef::Func(_) | TypeRef::FuncExact(_) => {
+                    // The first without room ends all: what is kept are the first indices.
+                    *room = room.saturating_sub(import.module.len() + import.name.len() + OVERHEAD);
+                    if *room > 0 {
+                        let names = (import.module.to_owned(), import.name.to_owned());
+                        self.module.imported_functions.push(names);
+                    }
                 }
                 TypeRef::Global(_) => {
                     if import.name == STACK_POINTER {
@@ -126,7 +131,7 @@ impl Seen {
                 _ => {}
             }
         }
-        Ok(functions.len())
+        Ok(())
     }
 
     fn names(&mut self, section: NameSectionReader<'_>) -> wasmparser::Result<()> {
@@ -218,5 +223,16 @@ mod tests {
         assert_eq!(modules[0], CoreModule { imported_functions: names.into(), stack_pointer: None });
         assert_eq!(modules[1].stack_pointer, Some(0));
         assert!(core_modules(&bytes[..20]).len() <= 1, "what is cut is no reason to panic");
+    }
+
+    /// A guest with more names than a sidecar has room for is known by its first imports, not refused.
+    #[test]
+    fn imports_are_bounded() {
+        let import = |n: usize| format!(r#"(import "a" "{n}{}" (func))"#, "x".repeat(99_000));
+        let wat = format!("(module {})", (0..100).map(import).collect::<String>());
+        let [module] = &core_modules(&wat::parse_str(wat).unwrap())[..] else { panic!("one module") };
+        let kept = &module.imported_functions;
+        assert!((80..100).contains(&kept.len()), "{}", kept.len());
+        assert!(kept.iter().enumerate().all(|(n, (_, name))| name.starts_with(&format!("{n}x"))));
     }
 }

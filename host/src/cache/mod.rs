@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use crate::scope::unix_nanos;
 use crate::sidecar::Sidecar;
 pub(crate) use entry::Entry;
 pub(crate) use key::Key;
@@ -92,10 +93,10 @@ impl ModuleCache {
             }
         };
         let length = file.metadata().ok()?.len();
-        // Larger than anything that is written: nothing to be read into memory.
-        let readable = length <= self.limit;
-        let mut bytes = Vec::new();
-        (&file).take(if readable { length } else { 0 }).read_to_end(&mut bytes).ok()?;
+        // Larger than anything that is written is damaged, and not to be read into memory.
+        let length = if length <= self.limit { length } else { 0 };
+        let mut bytes = Vec::with_capacity(usize::try_from(length).ok()?);
+        (&file).take(length).read_to_end(&mut bytes).ok()?;
         let entry = Entry::read(key, bytes);
         if entry.is_some() {
             // Used now: eviction goes by this time. Where it cannot be set, eviction goes by age.
@@ -129,8 +130,10 @@ impl ModuleCache {
 
     fn store(&self, key: &Key, sidecar: &[u8], artifact: &[u8]) -> io::Result<()> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Processes in several containers may have the same id.
+        let (process, now) = (std::process::id(), unix_nanos(SystemTime::now()));
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let partial = self.directory.join(format!("{key}.{}-{n}.partial", std::process::id()));
+        let partial = self.directory.join(format!("{key}.{process}-{now:x}-{n}.partial"));
         let mut file = private::create(&partial)?;
         let written = entry::write(key, sidecar, artifact, |part| file.write_all(part))
             // A name must not survive a power cut that the content does not.
