@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -91,10 +92,24 @@ pub struct Given {
     pub max_memory: Option<usize>,
 }
 
+/// Where compiled modules are kept.
+#[derive(Debug, Clone, Args)]
+pub struct ModuleCache {
+    /// Keep compiled modules in this directory, which nobody else may write to; by default
+    /// sandscope/modules in XDG_CACHE_HOME or ~/.cache.
+    #[arg(long, value_name = "DIR", default_value = default_cache(), hide_default_value = true)]
+    pub cache: Option<PathBuf>,
+    /// Compile at every start, whatever --cache says.
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
 #[derive(Debug, Args)]
 pub struct RunArgs {
     #[command(flatten)]
     pub identity: Identity,
+    #[command(flatten)]
+    pub cache: ModuleCache,
     #[command(flatten)]
     pub given: Given,
     /// Call this exported function, with numbers as arguments, instead of running the command.
@@ -109,6 +124,8 @@ pub struct RunArgs {
 pub struct ServeArgs {
     #[command(flatten)]
     pub identity: Identity,
+    #[command(flatten)]
+    pub cache: ModuleCache,
     #[command(flatten)]
     pub given: Given,
     /// Address to listen on.
@@ -195,6 +212,17 @@ pub struct DemoHostArgs {
     /// Varies the load between regions.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+}
+
+/// The user's cache directory (XDG Base Directory Specification), with a folder of ours. `None` without a
+/// home, or with one that has no name in Unicode.
+fn default_cache() -> Option<&'static str> {
+    static DEFAULT: LazyLock<Option<String>> = LazyLock::new(|| {
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+        cache.join("sandscope/modules").into_os_string().into_string().ok()
+    });
+    DEFAULT.as_deref()
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

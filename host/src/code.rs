@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sandscope_model::ModuleId;
+use sha2::{Digest, Sha256};
 
 use crate::sampler::{TEXT, TextRange};
 use crate::sites::Sites;
@@ -42,6 +43,15 @@ impl Artifact {
         out
     }
 
+    /// Digest of the places of all functions: what the offsets, names and lines of this code depend on.
+    pub(crate) fn layout(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        for Function { start, end, index } in self.functions() {
+            [start, end, index].into_iter().for_each(|number| digest.update(number.to_le_bytes()));
+        }
+        digest.finalize().into()
+    }
+
     fn address_map(&self) -> Option<Box<dyn Iterator<Item = (usize, Option<u32>)> + '_>> {
         match self {
             Self::Module(module) => module.address_map().map(|map| Box::new(map) as _),
@@ -71,7 +81,7 @@ pub(crate) struct Place {
 pub(crate) struct Code {
     /// What the code is known by everywhere else.
     pub id: ModuleId,
-    /// Length of the file in bytes.
+    /// Length of the file in bytes; 0 if unknown.
     pub length: u64,
     range: TextRange,
     functions: Vec<Function>,

@@ -15,32 +15,47 @@
 //! guest.workload().call(|| run.call(&mut store, ()))?;
 //! # Ok(()) }
 //! ```
+//! [`Builder::module_cache`] keeps what was compiled for the next process; [`Sandscope::prepare`] compiles on one
+//! machine what [`Sandscope::load_precompiled_module`] runs on others.
+//!
 //! Guests run unmodified. Nothing on a guest's thread blocks, allocates or formats for telemetry's sake while
 //! the guest runs; what does not fit is counted.
 
 mod agent;
 mod aggregate;
+mod cache;
 mod code;
+mod cold;
+mod compiled;
 mod debug_info;
 mod engine;
 mod export;
 mod facade;
 mod hooks;
 mod load;
+mod prepare;
 pub mod runner;
 mod runtime;
 mod sampler;
 mod scope;
+mod shape;
+mod sidecar;
 mod sites;
 #[cfg(unix)]
 mod stack;
 mod trap;
 mod workload;
 
+pub use cache::CacheError;
+pub use cold::ColdStart;
 pub use engine::Doubt;
 pub use load::{Loaded, Workload};
+pub use prepare::Prepared;
 pub use sampler::Unavailable;
 pub use sandscope_model::{ModuleId, WorkloadId};
+pub use sandscope_proto::start::{Cache as StartCache, Phase as StartPhase};
 pub use scope::{BuildError, Builder, ENGINE_VERSION, Sandscope, Warning};
+pub use shape::CoreModule;
+pub use sidecar::{Sidecar, SidecarError};
 pub use trap::{TrapFrame, TrapReport};
 pub use workload::{Figures, Outcome, StoreProbe, trap_code};

@@ -1,20 +1,22 @@
-//! Loading guests and marking what they do: modules, instantiations, calls.
+//! Loaded guests, and marking what they do: instantiations, calls. Loading itself is in [`crate::prepare`].
 
 use std::future::{Future, poll_fn};
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sandscope_model::{ModuleId, WorkloadId};
-use wasmtime::component::Component;
-use wasmtime::{Engine, Module, Result, Trap};
+use sandscope_proto::start::Phase;
+use wasmtime::{Result, Trap};
 
-use crate::aggregate::{Command, NewCode};
-use crate::code::{Artifact, Code};
+use crate::aggregate::Command;
+use crate::code::Code;
+use crate::cold::{ColdStart, Start, as_nanos, nanos};
 use crate::sampler::{self, Active, Entry};
-use crate::scope::{Sandscope, Shared};
+use crate::scope::Shared;
+use crate::sidecar::Sidecar;
 use crate::trap::TrapReport;
 use crate::workload::{Figures, Outcome, StoreProbe};
 
@@ -23,7 +25,8 @@ use crate::workload::{Figures, Outcome, StoreProbe};
 pub struct Loaded<T> {
     artifact: T,
     workload: Workload,
-    _hold: Arc<Hold>,
+    sidecar: Option<Sidecar>,
+    _hold: Hold,
 }
 
 impl<T> Deref for Loaded<T> {
@@ -35,13 +38,25 @@ impl<T> Deref for Loaded<T> {
 }
 
 impl<T> Loaded<T> {
+    /// Makes samples in the code visible, until it is dropped.
+    pub(crate) fn new(artifact: T, code: Arc<Code>, workload: Workload, sidecar: Option<Sidecar>) -> Self {
+        workload.shared.codes.add(&code);
+        let _hold = Hold { shared: Arc::clone(&workload.shared), code };
+        Self { artifact, workload, sidecar, _hold }
+    }
+
     /// The workload: marks calls, makes store probes.
     pub fn workload(&self) -> &Workload {
         &self.workload
     }
+
+    /// What the file that it was compiled from says; `None` if it came compiled, without a sidecar.
+    pub fn sidecar(&self) -> Option<&Sidecar> {
+        self.sidecar.as_ref()
+    }
 }
 
-/// Takes the code out of sampling when the last user of a [`Loaded`] is gone.
+/// Takes the code out of sampling when its [`Loaded`] is gone.
 struct Hold {
     shared: Arc<Shared>,
     code: Arc<Code>,
@@ -59,75 +74,14 @@ pub struct Workload {
     shared: Arc<Shared>,
     figures: Arc<Figures>,
     module: ModuleId,
-}
-
-impl Sandscope {
-    /// Compiles a core module and makes it observable. `name` is for people (a file name).
-    ///
-    /// # Errors
-    /// The engine's, if the bytes are no valid module.
-    pub fn load_module(
-        &self,
-        engine: &Engine,
-        bytes: &[u8],
-        id: &WorkloadId,
-        name: &str,
-    ) -> Result<Loaded<Module>> {
-        let started = Instant::now();
-        let module = Module::new(engine, bytes)?;
-        Ok(self.loaded(engine, module.clone(), Artifact::Module(module), started, bytes, id, name))
-    }
-
-    /// Compiles a component and makes it observable. `name` is for people (a file name).
-    ///
-    /// # Errors
-    /// The engine's, if the bytes are no valid component.
-    pub fn load_component(
-        &self,
-        engine: &Engine,
-        bytes: &[u8],
-        id: &WorkloadId,
-        name: &str,
-    ) -> Result<Loaded<Component>> {
-        let started = Instant::now();
-        let component = Component::new(engine, bytes)?;
-        Ok(self.loaded(engine, component.clone(), Artifact::Component(component), started, bytes, id, name))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "each is one fact about the guest")]
-    fn loaded<T>(
-        &self,
-        engine: &Engine,
-        artifact: T,
-        code: Artifact,
-        started: Instant,
-        bytes: &[u8],
-        id: &WorkloadId,
-        name: &str,
-    ) -> Loaded<T> {
-        let compiled = nanos(started);
-        let shared = Arc::clone(self.shared());
-        let figures = shared.figures(id);
-        figures.compiled(compiled);
-        if let Some(limit) = shared.stack_limit(engine) {
-            figures.runtime.stack.limited(limit);
-        }
-        let module = ModuleId::of(bytes);
-        let code = Arc::new(Code::new(module.clone(), bytes.len() as u64, code));
-        shared.codes.add(&code);
-        shared.tell(Command::Loaded(NewCode {
-            id: module.clone(),
-            workload: id.clone(),
-            name: name.to_owned(),
-            bytes: bytes.into(),
-            code: Arc::clone(&code),
-        }));
-        let workload = Workload { shared: Arc::clone(&shared), figures, module };
-        Loaded { artifact, workload, _hold: Arc::new(Hold { shared, code }) }
-    }
+    start: Arc<Start>,
 }
 
 impl Workload {
+    pub(crate) fn new(shared: &Arc<Shared>, id: &WorkloadId, module: ModuleId, start: Arc<Start>) -> Self {
+        Self { shared: Arc::clone(shared), figures: shared.figures(id), module, start }
+    }
+
     /// Name and version.
     pub fn id(&self) -> &WorkloadId {
         self.figures.id()
@@ -136,6 +90,33 @@ impl Workload {
     /// The module or component behind it.
     pub fn module(&self) -> &ModuleId {
         &self.module
+    }
+
+    pub(crate) fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
+    /// How it came up, as far as it has.
+    pub fn cold_start(&self) -> ColdStart {
+        self.start.so_far()
+    }
+
+    /// Tells how long the embedder took to read or fetch the file: a phase of the cold start that nobody else
+    /// sees. To be told before the first call ends.
+    pub fn was_read_in(&self, took: Duration) {
+        self.first_phase(Phase::Read, as_nanos(took));
+    }
+
+    /// Tells how long the embedder took to resolve the imports (`instantiate_pre`), before the first call ends.
+    pub fn was_linked_in(&self, took: Duration) {
+        self.first_phase(Phase::Link, as_nanos(took));
+    }
+
+    /// A phase that counts once per loaded module.
+    pub(crate) fn first_phase(&self, phase: Phase, ns: u64) {
+        if self.start.end(phase, ns) {
+            self.figures.started(self.start.cache, phase, ns);
+        }
     }
 
     /// What a store of this workload carries in its data.
@@ -216,7 +197,11 @@ impl Workload {
 
     fn instantiated<R>(&self, started: Instant, result: Result<R>) -> Result<R> {
         match &result {
-            Ok(_) => self.figures.instantiated(nanos(started)),
+            Ok(_) => {
+                let ns = nanos(started);
+                self.start.end(Phase::Instantiate, ns);
+                self.figures.started(self.start.cache, Phase::Instantiate, ns);
+            }
             Err(error) => self.failed(error),
         }
         result
@@ -232,7 +217,9 @@ impl Workload {
                 None => Outcome::Error,
             },
         };
-        self.figures.called(outcome, nanos(started));
+        let ns = nanos(started);
+        self.figures.called(outcome, ns);
+        self.first_phase(Phase::FirstCall, ns);
         if let Err(error) = &result {
             self.failed(error);
         }
@@ -285,8 +272,4 @@ impl<F> Drop for Observed<'_, F> {
         let _active = self.workload.enter(0);
         self.future = None;
     }
-}
-
-fn nanos(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

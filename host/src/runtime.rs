@@ -85,10 +85,9 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// A sample's stack in use and its limit, in bytes. Async-signal-safe.
-    pub(crate) fn sampled(&self, used: u64, limit: u64) {
+    /// A sample's stack in use, in bytes. Async-signal-safe.
+    pub(crate) fn sampled(&self, used: u64) {
         self.sampled.fetch_max(used, Relaxed);
-        self.limit.store(limit, Relaxed);
     }
 
     /// The limit of an engine, in bytes.

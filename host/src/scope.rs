@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use wasmtime::{Engine, EngineWeak};
 
 use crate::aggregate::{self, Command};
+use crate::cache::{CacheError, DEFAULT_LIMIT, ModuleCache};
 use crate::code::CodeRegistry;
 use crate::engine::{self, Doubt};
 use crate::sampler::{self, Unavailable};
@@ -72,6 +73,8 @@ pub enum Warning {
     Runtime(Doubt),
     /// Another recorder of the `metrics` facade is installed already.
     Facade,
+    /// Compiled modules are not cached, or not all of them: each start compiles.
+    Cache(CacheError),
 }
 
 impl fmt::Display for Warning {
@@ -83,6 +86,7 @@ impl fmt::Display for Warning {
             Self::Recording { path, reason } => {
                 write!(f, "recording {} stays incomplete: {reason}", path.display())
             }
+            Self::Cache(reason) => write!(f, "compiled modules are not cached: failed to {reason}"),
             Self::Sampler(reason) => write!(f, "no samples: {reason}"),
             Self::HostStacks(reason) => write!(f, "samples in host code have no guest stack: {reason}"),
             Self::Runtime(reason) => write!(f, "locks and garbage collection are not seen: {reason}"),
@@ -101,6 +105,8 @@ pub struct Builder {
     pub(crate) interval: Duration,
     pub(crate) record: Option<PathBuf>,
     pub(crate) facade: bool,
+    pub(crate) cache: Option<PathBuf>,
+    pub(crate) cache_limit: u64,
     pub(crate) on_warning: Box<dyn Fn(&Warning) + Send + Sync>,
 }
 
@@ -154,6 +160,20 @@ impl Builder {
         self
     }
 
+    /// Keeps compiled modules in this directory, so that they are compiled once per engine version and
+    /// settings. It is created for this user alone; one that others can write to is not used, with a
+    /// [`Warning`]. Any number of processes may share it. Default none.
+    pub fn module_cache(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.cache = Some(directory.into());
+        self
+    }
+
+    /// Bytes that the cache may hold; what was not used for longest goes first. Default 1 GiB.
+    pub fn module_cache_limit(mut self, bytes: u64) -> Self {
+        self.cache_limit = bytes;
+        self
+    }
+
     /// Called, on the aggregator's thread, at most once per kind of warning.
     pub fn on_warning(mut self, warn: impl Fn(&Warning) + Send + Sync + 'static) -> Self {
         self.on_warning = Box::new(warn);
@@ -169,12 +189,16 @@ impl Builder {
         static NEXT_SCOPE: AtomicU64 = AtomicU64::new(1);
         let sampler = if self.hz > 0.0 { sampler::install() } else { Ok(()) };
         let access = engine::access();
+        let cache = self.cache.as_deref().map(|directory| ModuleCache::open(directory, self.cache_limit));
+        let cache =
+            cache.and_then(|cache| cache.map_err(|error| (self.on_warning)(&Warning::Cache(error))).ok());
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let shared = Arc::new(Shared {
             scope: NEXT_SCOPE.fetch_add(1, Ordering::Relaxed),
             hz: if sampler.is_ok() { self.hz } else { 0.0 },
             resource: self.resource.clone(),
             codes: CodeRegistry::default(),
+            cache,
             workloads: Mutex::default(),
             unsampled: AtomicU64::new(0),
             lost_commands: AtomicU64::new(0),
@@ -202,6 +226,7 @@ pub(crate) struct Shared {
     pub(crate) hz: f64,
     pub(crate) resource: Resource,
     pub(crate) codes: CodeRegistry,
+    pub(crate) cache: Option<ModuleCache>,
     pub(crate) workloads: Mutex<Vec<Arc<Figures>>>,
     pub(crate) unsampled: AtomicU64,
     pub(crate) lost_commands: AtomicU64,
@@ -277,6 +302,8 @@ impl Sandscope {
             interval: Duration::from_secs(10),
             record: None,
             facade: false,
+            cache: None,
+            cache_limit: DEFAULT_LIMIT,
             on_warning: Box::new(|_| ()),
         }
     }

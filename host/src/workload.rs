@@ -1,12 +1,13 @@
 //! What is measured of one workload version: counters and histograms that any thread updates without a
 //! lock, and the store's part that follows its memories.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use sandscope_model::{AtomicHistogram, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{Point, PointValue};
+use sandscope_proto::start::{Cache, Phase};
 use wasmtime::{ResourceLimiter, Result, Trap};
 
 use crate::runtime::Runtime;
@@ -46,7 +47,8 @@ pub struct Figures {
     /// Index into the scope's workloads; what samples carry.
     pub(crate) ordinal: u32,
     calls: [AtomicHistogram; 3],
-    instantiation: AtomicHistogram,
+    /// By [`Cache`] and [`Phase`], made at the first start of its kind.
+    starts: [OnceLock<Box<[AtomicHistogram; Phase::ALL.len()]>>; Cache::ALL.len()],
     compile: AtomicHistogram,
     traps: [AtomicU64; TRAP_CODES],
     memory: AtomicI64,
@@ -70,7 +72,7 @@ impl Figures {
             id,
             ordinal,
             calls: Default::default(),
-            instantiation: AtomicHistogram::default(),
+            starts: Default::default(),
             compile: AtomicHistogram::default(),
             traps: [const { AtomicU64::new(0) }; TRAP_CODES],
             memory: AtomicI64::new(0),
@@ -101,12 +103,12 @@ impl Figures {
         }
     }
 
-    pub(crate) fn instantiated(&self, ns: u64) {
-        self.instantiation.record_ns(ns);
-    }
-
-    pub(crate) fn compiled(&self, ns: u64) {
-        self.compile.record_ns(ns);
+    /// Counts a phase of a start.
+    pub(crate) fn started(&self, cache: Cache, phase: Phase, ns: u64) {
+        if phase == Phase::Compile {
+            self.compile.record_ns(ns);
+        }
+        self.starts[cache as usize].get_or_init(Default::default)[phase as usize].record_ns(ns);
     }
 
     pub(crate) fn threads(&self, change: i64) {
@@ -126,12 +128,21 @@ impl Figures {
                 );
             }
         }
-        for (metric, histogram) in
-            [(Metric::InstantiationDuration, &self.instantiation), (Metric::CompileDuration, &self.compile)]
-        {
-            let histogram = histogram.snapshot();
-            if histogram.count > 0 {
-                out.push(point(metric, PointValue::Histogram(histogram)));
+        let compile = self.compile.snapshot();
+        if compile.count > 0 {
+            out.push(point(Metric::CompileDuration, PointValue::Histogram(compile)));
+        }
+        for (cache, phases) in Cache::ALL.into_iter().zip(&self.starts) {
+            for (phase, histogram) in Phase::ALL.into_iter().zip(phases.get().into_iter().flat_map(|b| &**b))
+            {
+                let histogram = histogram.snapshot();
+                if histogram.count > 0 {
+                    out.push(
+                        point(Metric::InstantiationDuration, PointValue::Histogram(histogram))
+                            .with(attribute::START_PHASE, phase.name())
+                            .with(attribute::START_CACHE, cache.name()),
+                    );
+                }
             }
         }
         for (code, count) in self.traps.iter().enumerate() {

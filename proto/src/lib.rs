@@ -6,6 +6,7 @@
 pub mod metric;
 pub mod otlp;
 pub mod stacks;
+pub mod start;
 
 /// Generated from `proto/proto`; a test keeps it up to date.
 #[allow(
@@ -22,6 +23,13 @@ pub mod generated {
         /// `sandscope.recording.v1`.
         pub mod v1 {
             include!("generated/sandscope.recording.v1.rs");
+        }
+    }
+    /// `sandscope.module`.
+    pub mod module {
+        /// `sandscope.module.v1`.
+        pub mod v1 {
+            include!("generated/sandscope.module.v1.rs");
         }
     }
     /// `sandscope.query`.
@@ -41,15 +49,14 @@ pub mod generated {
 }
 
 pub use generated::agent::v1 as agent;
+pub use generated::module::v1 as module;
 pub use generated::query::v1 as query;
 pub use generated::recording::v1 as recording;
 pub use opentelemetry_proto::tonic as otel;
 
-/// A `FileDescriptorSet` of the packages of this crate, for readers that know no schema of ours.
+/// A `FileDescriptorSet` of what recordings hold of ours, for readers that know no schema of ours. Every
+/// channel of every recording carries it, so it holds nothing else.
 pub static DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");
-
-/// A `FileDescriptorSet` of `sandscope.recording.v1` alone.
-pub static RECORDING_DESCRIPTORS: &[u8] = include_bytes!("generated/recording.bin");
 
 /// A `FileDescriptorSet` of OTLP.
 pub static OTLP_DESCRIPTORS: &[u8] = opentelemetry_proto::DESCRIPTORS;

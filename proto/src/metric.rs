@@ -76,7 +76,8 @@ metrics! {
     StackLimit = "wasm.stack.limit", Gauge, "By";
     /// Live instances (stores that were made for the workload and not yet dropped).
     InstanceCount = "wasm.instance.count", UpDownCounter, "{instance}";
-    /// Time to instantiate, start function included.
+    /// Time of starts, by `wasm.start.phase` and `wasm.start.cache`; the phase `instantiate` of all instances,
+    /// start function included, the others once per loaded module.
     InstantiationDuration = "wasm.instantiation.duration", Histogram, "s";
     /// Time to validate and compile a module.
     CompileDuration = "wasm.module.compile.duration", Histogram, "s";
@@ -123,6 +124,10 @@ pub mod attribute {
     pub const GC_COLLECTOR: &str = "wasm.gc.collector";
     /// `exact`, or `sampled` for a lower bound from samples.
     pub const ACCURACY: &str = "wasm.accuracy";
+    /// What of a start took the time: see [`crate::start::Phase`].
+    pub const START_PHASE: &str = "wasm.start.phase";
+    /// `hit`, `miss` or `none` of the cache of compiled modules.
+    pub const START_CACHE: &str = "wasm.start.cache";
     /// Why something was dropped.
     pub const REASON: &str = "reason";
     /// `metrics`, `profiles`.

@@ -1,6 +1,6 @@
 //! The channels of a recording: their numbers, topics and schemas. What travels in them is elsewhere.
 
-use sandscope_proto::{OTLP_DESCRIPTORS, RECORDING_DESCRIPTORS};
+use sandscope_proto::{DESCRIPTORS, OTLP_DESCRIPTORS};
 
 /// MCAP profile of a recording.
 pub(crate) const PROFILE: &str = "sandscope";
@@ -15,11 +15,13 @@ pub(crate) enum Topic {
     Metrics,
     Traps,
     Locks,
+    ColdStarts,
     Samples,
 }
 
 impl Topic {
-    pub(crate) const ALL: [Self; 5] = [Self::Modules, Self::Metrics, Self::Traps, Self::Locks, Self::Samples];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Modules, Self::Metrics, Self::Traps, Self::ColdStarts, Self::Locks, Self::Samples];
 
     /// MCAP topic.
     pub(crate) fn name(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Topic {
             Self::Metrics => "metrics",
             Self::Traps => "traps",
             Self::Locks => "locks",
+            Self::ColdStarts => "cold_starts",
             Self::Samples => "samples",
         }
     }
@@ -42,7 +45,8 @@ impl Topic {
             Self::Modules => 1,
             Self::Metrics => 2,
             Self::Traps => 3,
-            Self::Locks => 4,
+            Self::ColdStarts => 4,
+            Self::Locks => 5,
             Self::Samples => FIRST_STREAM,
         }
     }
@@ -58,14 +62,15 @@ impl Topic {
     /// Number of the topic's schema, name of the message type, and the descriptors that define it.
     pub(crate) fn schema(self) -> (u16, &'static str, &'static [u8]) {
         match self {
-            Self::Modules => (1, "sandscope.recording.v1.Module", RECORDING_DESCRIPTORS),
+            Self::Modules => (1, "sandscope.recording.v1.Module", DESCRIPTORS),
             Self::Metrics => {
                 let name = "opentelemetry.proto.collector.metrics.v1.ExportMetricsServiceRequest";
                 (2, name, OTLP_DESCRIPTORS)
             }
-            Self::Traps => (3, "sandscope.recording.v1.Trap", RECORDING_DESCRIPTORS),
-            Self::Samples => (4, "sandscope.recording.v1.Samples", RECORDING_DESCRIPTORS),
-            Self::Locks => (5, "sandscope.recording.v1.Locks", RECORDING_DESCRIPTORS),
+            Self::Locks => (6, "sandscope.recording.v1.Locks", DESCRIPTORS),
+            Self::Traps => (3, "sandscope.recording.v1.Trap", DESCRIPTORS),
+            Self::Samples => (4, "sandscope.recording.v1.Samples", DESCRIPTORS),
+            Self::ColdStarts => (5, "sandscope.recording.v1.ColdStart", DESCRIPTORS),
         }
     }
 }

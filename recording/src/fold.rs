@@ -8,7 +8,7 @@ use prost::Message as _;
 use sandscope_model::{ModuleId, Profile, SampleKind, WorkloadId};
 use sandscope_proto::otel::collector::metrics::v1::ExportMetricsServiceRequest;
 use sandscope_proto::otlp::MetricBatch;
-use sandscope_proto::{MAX_MESSAGE, recording as wire, stacks};
+use sandscope_proto::{MAX_MESSAGE, recording as wire, stacks, start};
 
 use crate::channel::Topic;
 use crate::fields::Fields;
@@ -17,6 +17,7 @@ use crate::samples::SampleFold;
 
 const MAX_MODULES: usize = 10_000;
 const MAX_TRAPS: usize = 1000;
+const MAX_STARTS: usize = 10_000;
 
 /// Longest name that is taken from a file, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -69,6 +70,7 @@ pub(crate) struct Fold {
     pub traps: Vec<wire::Trap>,
     /// The last message of each workload.
     pub locks: Vec<wire::Locks>,
+    pub cold_starts: Vec<wire::ColdStart>,
     pub lost: Lost,
     /// Latest time that a message names, in nanoseconds since 1970.
     pub last_unix_nano: u64,
@@ -141,6 +143,13 @@ impl Fold {
                     return None;
                 }
                 self.locks.push(locks);
+            }
+            Topic::ColdStarts => {
+                let cold = wire::ColdStart::decode(message.data).ok()?;
+                if cold.version > start::VERSION || self.cold_starts.len() >= MAX_STARTS {
+                    return None;
+                }
+                self.cold_starts.push(cold);
             }
         }
         Some(())

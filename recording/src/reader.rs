@@ -12,7 +12,7 @@ use sandscope_model::units::bytes as human_bytes;
 use sandscope_model::{ModuleId, WorkloadId};
 use sandscope_proto::MAX_DEBUG_INFO;
 use sandscope_proto::otlp::MetricBatch;
-use sandscope_proto::recording::{Locks, Trap};
+use sandscope_proto::recording::{ColdStart, Locks, Trap};
 
 use crate::channel::{PROFILE, Topic, attachment_id};
 use crate::fold::{Fold, Lost, for_each_message, metric_batches};
@@ -43,6 +43,7 @@ pub struct Recording {
     metrics: Vec<MetricStream>,
     traps: Vec<Trap>,
     locks: Vec<Locks>,
+    cold_starts: Vec<ColdStart>,
     /// Place and size of debug info.
     debug: HashMap<ModuleId, (u64, u64)>,
 }
@@ -81,6 +82,7 @@ impl Recording {
             metrics: fold.metrics.into_streams(),
             traps: fold.traps,
             locks: fold.locks,
+            cold_starts: fold.cold_starts,
             debug,
         })
     }
@@ -139,6 +141,11 @@ impl Recording {
     /// Where guests waited for each other, per workload.
     pub fn locks(&self) -> &[Locks] {
         &self.locks
+    }
+
+    /// Cold starts, in the order in which they were complete.
+    pub fn cold_starts(&self) -> &[ColdStart] {
+        &self.cold_starts
     }
 
     /// All workloads that anything was recorded of, in order.

@@ -218,6 +218,14 @@ impl Writer {
         self.message(Topic::Locks.channel(), time_unix_nano, locks)
     }
 
+    /// Adds a cold start.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn cold_start(&mut self, start: &wire::ColdStart) -> Result<(), WriteError> {
+        self.message(Topic::ColdStarts.channel(), start.time_unix_nano, start)
+    }
+
     /// Brings everything written so far to the device, readable whatever comes after.
     ///
     /// # Errors

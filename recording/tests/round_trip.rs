@@ -32,6 +32,7 @@ fn a_finished_recording_comes_back_whole() {
     assert_eq!(stacks(&cpu.profile), stacks(&all));
 
     assert_eq!(recording.traps(), [trap()]);
+    assert_eq!(recording.cold_starts(), [cold_start()]);
     let memory = recording.metrics().iter().find(|m| m.point.name == Metric::MemorySize.name()).unwrap();
     assert_eq!(memory.point.value, PointValue::Gauge(0.0));
     assert_eq!(memory.peak, Some(65_536.0 * (SECONDS / 2) as f64));
@@ -54,7 +55,7 @@ fn other_mcap_readers_read_it() {
         .unwrap()
         .map(|message| message.unwrap().channel.topic.clone())
         .collect();
-    assert_eq!(topics, ["metrics", "modules", "samples", "traps"].map(str::to_owned).into());
+    assert_eq!(topics, ["cold_starts", "metrics", "modules", "samples", "traps"].map(str::to_owned).into());
     let [attachment] = &summary.attachment_indexes[..] else { panic!("one attachment") };
     assert_eq!(attachment.name, "debug/deadbeef.wasm.zst");
     assert_eq!(attachment.media_type, "application/zstd");

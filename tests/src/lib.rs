@@ -32,10 +32,11 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-/// A command of the binary, without settings from the environment.
+/// A command of the binary, without settings from the environment. What it compiles is kept beside the build.
 pub fn sandscope(args: &[&str]) -> Command {
-    let mut command = Command::new(binary());
-    command.args(args);
+    let binary = binary();
+    let mut command = Command::new(&binary);
+    command.args(args).env("XDG_CACHE_HOME", binary.with_file_name("test-cache"));
     for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME", "SANDSCOPE_REGION"] {
         command.env_remove(name);
     }

@@ -13,11 +13,11 @@ use std::path::PathBuf;
 use sandscope_host::Sandscope;
 use sandscope_host::runner::{Grants, Stdio};
 
-use crate::args::{Given, Identity};
+use crate::args::{Given, Identity, ModuleCache};
 use crate::problem::{Problem, chain};
 
 /// Starts the instrumented host that the flags describe. Warnings go to stderr, each once.
-pub fn scope(identity: &Identity) -> Result<Sandscope, Problem> {
+pub fn scope(identity: &Identity, cache: &ModuleCache) -> Result<Sandscope, Problem> {
     let mut builder = Sandscope::builder()
         .service(&identity.service)
         .region(&identity.region)
@@ -30,6 +30,9 @@ pub fn scope(identity: &Identity) -> Result<Sandscope, Problem> {
     }
     if let Some(path) = &identity.record {
         builder = builder.record(path);
+    }
+    if let Some(directory) = cache.cache.as_ref().filter(|_| !cache.no_cache) {
+        builder = builder.module_cache(directory);
     }
     builder.build().map_err(|error| Problem::usage(chain(&error)))
 }

@@ -1,7 +1,5 @@
 //! The document of a recording: what was recorded, section by section.
 
-use std::collections::BTreeMap;
-
 use sandscope_model::{Frame, ModuleId, Profile, SampleKind, SourceFrame, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{Point, PointValue};
@@ -10,11 +8,10 @@ use sandscope_recording::{MetricStream, Recording};
 
 use super::functions::Functions;
 use super::json::{
-    Allocation, ColdStart, Counts, Document, Host, Memory, Module, Phases, RecordingInfo, Samples, Trap,
-    TrapFrame,
+    Allocation, Counts, Document, Host, Memory, Module, RecordingInfo, Samples, Trap, TrapFrame,
 };
-use super::runtime;
 use super::symbols::Symbols;
+use super::{runtime, starts};
 
 /// Everything that the report says, with the `top` functions and allocating stacks.
 pub(super) fn document(recording: &Recording, top: usize) -> Document {
@@ -60,7 +57,7 @@ pub(super) fn document(recording: &Recording, top: usize) -> Document {
         locks: runtime::locks(recording, &symbols, top),
         gc: runtime::collectors(recording),
         host_calls: Vec::new(),
-        cold_starts: cold_starts(recording),
+        cold_starts: starts::cold_starts(recording),
         traps: recording
             .traps()
             .iter()
@@ -164,36 +161,6 @@ fn memory(recording: &Recording) -> Vec<Memory> {
 pub(super) fn only_module(recording: &Recording, workload: &WorkloadId) -> Option<String> {
     let mut ids = recording.modules().iter().filter(|m| m.workload == *workload).map(|m| &m.id);
     ids.next().filter(|_| ids.next().is_none()).map(ToString::to_string)
-}
-
-fn cold_starts(recording: &Recording) -> Vec<ColdStart> {
-    let mut all: BTreeMap<_, ColdStart> = BTreeMap::new();
-    for metric in [Metric::CompileDuration, Metric::InstantiationDuration] {
-        for stream in streams(recording, metric) {
-            let (Some(workload), PointValue::Histogram(times)) =
-                (&stream.point.workload, &stream.point.value)
-            else {
-                continue;
-            };
-            if times.count == 0 {
-                continue;
-            }
-            let start = all.entry(workload.clone()).or_insert_with(|| ColdStart {
-                workload: workload.name.to_string(),
-                cache: "none",
-                phases: Phases::default(),
-                count: None,
-            });
-            let mean = Some(times.sum / times.count as f64);
-            if metric == Metric::CompileDuration {
-                start.phases.compile_s = mean;
-            } else {
-                start.phases.instantiate_s = mean;
-                start.count = Some(times.count);
-            }
-        }
-    }
-    all.into_values().collect()
 }
 
 fn allocations(recording: &Recording, symbols: &Symbols, top: usize) -> Vec<Allocation> {

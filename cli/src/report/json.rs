@@ -192,10 +192,16 @@ pub struct Allocation {
 #[derive(Debug, Serialize)]
 pub struct ColdStart {
     pub workload: String,
+    /// Of compiled modules: `hit`, `miss`, or `none` if it was not asked.
     pub cache: &'static str,
     pub phases: Phases,
-    /// Instantiations; phases are means over them and over compilations.
+    /// Instantiations that the phases are means over: 1 for a single start.
     pub count: Option<u64>,
+    pub version: Option<String>,
+    /// Id of the module.
+    pub module: Option<String>,
+    /// Seconds from the start of the recording to the start of loading.
+    pub at_s: Option<f64>,
 }
 
 /// Seconds of each phase.

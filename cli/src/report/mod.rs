@@ -10,6 +10,7 @@ mod build;
 mod functions;
 mod json;
 mod runtime;
+mod starts;
 mod symbols;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use sandscope_model::profile::Weight;
 use sandscope_model::{ExpHistogram, Frame, ModuleId, Profile, SampleKind, SourceFrame, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{MetricBatch, Point, PointValue, Resource};
-use sandscope_proto::recording::{Trap, TrapFrame};
+use sandscope_proto::recording::{ColdStart, Trap, TrapFrame};
 use sandscope_recording::{Head, ModuleInfo, Recording, SampleBatch, Writer};
 use sandscope_symbols::SymbolFile;
 use serde_json::{Value, json};
@@ -307,4 +307,52 @@ fn deep_recursion_fits_a_screen() {
     assert!(text.contains("20: wasm-function[3]  500 times"), "{text}");
     assert!(text.contains("… 10 frames …"), "{text}");
     assert!(text.lines().count() < 40, "{text}");
+}
+
+/// Starts that were recorded one by one stand for themselves, and take the place of their workload's means.
+/// The phases of later starts in the metrics are no instantiations.
+#[test]
+fn cold_starts_are_listed_one_by_one() {
+    let once = |seconds: f64| {
+        let histogram = ExpHistogram { count: 2, zeros: 2, sum: seconds, ..ExpHistogram::default() };
+        PointValue::Histogram(histogram)
+    };
+    let start = |workload: &str, cache: &str| ColdStart {
+        version: 1,
+        time_unix_nano: START + 500_000_000,
+        workload: workload.into(),
+        workload_version: "1.0.0".into(),
+        module_id: "ab".into(),
+        cache: cache.into(),
+        deserialize_ns: Some(160_000),
+        first_call_ns: Some(22_000),
+        ..ColdStart::default()
+    };
+    let recording = record(true, &head(), |writer| {
+        let other = WorkloadId::new("older", "2");
+        let of = |metric, id: &WorkloadId, value| Point::of(metric, Some(id), value);
+        let instantiation = Metric::InstantiationDuration;
+        let points = vec![
+            of(instantiation, &workload(), once(0.004)),
+            of(instantiation, &other, once(0.008)),
+            of(instantiation, &other, once(70.0)).with(attribute::START_PHASE, "first_call"),
+        ];
+        writer.metrics(&MetricBatch { resource: head().resource, points }).unwrap();
+        writer.cold_start(&start("crash", "hit")).unwrap();
+        writer.cold_start(&start("crash", "from tomorrow")).unwrap();
+    });
+    let report = Report::new(&recording, 10);
+    let starts = &json(&report)["cold_starts"];
+    assert_eq!(starts.as_array().unwrap().len(), 3);
+    assert_eq!(
+        starts[0],
+        json!({"workload": "crash", "cache": "hit", "count": 1, "version": "1.0.0", "module": "ab", "at_s": 0.5,
+               "phases": {"read_s": null, "compile_s": null, "deserialize_s": 0.000_16, "link_s": null,
+                          "instantiate_s": null, "first_call_s": 0.000_022}})
+    );
+    assert_eq!(starts[1]["cache"], "none");
+    assert_eq!((&starts[2]["workload"], &starts[2]["count"]), (&json!("older"), &json!(2)));
+    assert_eq!(starts[2]["phases"]["instantiate_s"], 0.004);
+    let text = report.text();
+    assert!(text.contains("start of crash (cache hit): deserialize 160 µs, first call 22.0 µs"), "{text}");
 }

@@ -15,6 +15,9 @@ const EDGE: usize = 8;
 /// Traps that are printed with their stacks.
 const TRAPS: usize = 3;
 
+/// Cold starts that are printed.
+const STARTS: usize = 10;
+
 /// Columns of a function's name and of its place.
 const NAME: usize = 56;
 const PLACE: usize = 44;
@@ -52,7 +55,10 @@ fn write(out: &mut String, name: &str, document: &Document) -> std::fmt::Result 
     document.stack.iter().try_for_each(|stack| one_stack(out, stack))?;
     document.gc.iter().try_for_each(|gc| one_gc(out, gc))?;
     document.locks.iter().take(LOCKS).try_for_each(|lock| one_lock(out, lock))?;
-    document.cold_starts.iter().try_for_each(|start| one_start(out, start))?;
+    document.cold_starts.iter().take(STARTS).try_for_each(|start| one_start(out, start))?;
+    if let Some(more) = document.cold_starts.len().checked_sub(STARTS + 1) {
+        writeln!(out, "and {} more starts: `--json` lists them", more + 1)?;
+    }
     document.notes.iter().try_for_each(|note| writeln!(out, "note: {}", visible(note)))
 }
 
@@ -235,14 +241,22 @@ fn one_lock(out: &mut String, lock: &Lock) -> std::fmt::Result {
 
 fn one_start(out: &mut String, start: &ColdStart) -> std::fmt::Result {
     let phases = &start.phases;
-    let facts: Vec<String> = [("compile", phases.compile_s), ("instantiate", phases.instantiate_s)]
-        .into_iter()
-        .filter_map(|(phase, seconds)| Some(format!("{phase} {}", units::duration(seconds?))))
-        .collect();
+    let facts: Vec<String> = [
+        ("read", phases.read_s),
+        ("compile", phases.compile_s),
+        ("deserialize", phases.deserialize_s),
+        ("link", phases.link_s),
+        ("instantiate", phases.instantiate_s),
+        ("first call", phases.first_call_s),
+    ]
+    .into_iter()
+    .filter_map(|(phase, seconds)| Some(format!("{phase} {}", units::duration(seconds?))))
+    .collect();
     let count = start.count.filter(|count| *count > 1);
     let count =
         count.map_or_else(String::new, |count| format!(", means of {} instances", units::count(count)));
-    writeln!(out, "start of {}: {}{count}", visible(&start.workload), facts.join(", "))
+    let cache = if start.cache == "none" { String::new() } else { format!(" (cache {})", start.cache) };
+    writeln!(out, "start of {}{cache}: {}{count}", visible(&start.workload), facts.join(", "))
 }
 
 fn place(function: &Function) -> String {

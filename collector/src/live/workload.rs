@@ -8,6 +8,7 @@ use sandscope_model::{ExpHistogram, SampleKind};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{Point, PointValue, ProfileBatch};
 use sandscope_proto::query::WorkloadRow;
+use sandscope_proto::start::Phase;
 
 use super::presence::Presence;
 use super::stream::{Increment, MAX_COUNT, Reading, Stream, checked};
@@ -179,6 +180,8 @@ impl Workload {
                     None => host.cpu.add(now, amount, span),
                 }
             }
+            // Of the phases of a start, rows count instances.
+            (Metric::InstantiationDuration, _) if Phase::of(point) != Some(Phase::Instantiate) => {}
             (Metric::CallDuration | Metric::InstantiationDuration, PointValue::Histogram(value)) => {
                 let value = checked(value).ok_or(Dropped::Invalid)?;
                 let stream = host.histograms.entry(key).or_default();

@@ -23,7 +23,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle as JoinTask;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use crate::cache::CacheError;
 use crate::code::{Code, CodeView};
+use crate::cold::Start;
 use crate::export::{Exporter, Outgoing};
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
 use crate::sites::Sites;
@@ -46,6 +48,8 @@ const LAST_EXPORT: Duration = Duration::from_secs(3);
 pub(crate) enum Command {
     /// New code: offer its debug info.
     Loaded(NewCode),
+    /// A module could not be put into the cache.
+    CacheFailed(CacheError),
     /// A call trapped.
     Trapped(Arc<TrapReport>),
     /// Send what is left and end.
@@ -57,8 +61,11 @@ pub(crate) struct NewCode {
     pub id: ModuleId,
     pub workload: WorkloadId,
     pub name: String,
-    pub bytes: Arc<[u8]>,
     pub code: Arc<Code>,
+    /// The file, if it is here.
+    pub bytes: Option<Arc<[u8]>>,
+    /// How it comes up.
+    pub start: Arc<Start>,
 }
 
 /// Opens the recording and starts the thread.
@@ -107,6 +114,7 @@ pub(crate) fn start(
                     dropped: 0,
                     started,
                     warned: false,
+                    warned_of_cache: false,
                 };
                 aggregator.run(inbox).await;
                 if let Some(facade) = facade {
@@ -133,6 +141,7 @@ struct Aggregator {
     dropped: u64,
     started: u64,
     warned: bool,
+    warned_of_cache: bool,
 }
 
 impl Aggregator {
@@ -188,17 +197,24 @@ impl Aggregator {
                     self.write();
                 }
             }
+            Command::CacheFailed(error) => {
+                if !std::mem::replace(&mut self.warned_of_cache, true) {
+                    (self.settings.on_warning)(&Warning::Cache(error));
+                }
+            }
             Command::Stop => return false,
         }
         true
     }
 
     fn loaded(&mut self, code: &NewCode) {
-        code.code.sites.get_or_init(|| Sites::of(&code.bytes));
+        if let Some(bytes) = &code.bytes {
+            code.code.sites.get_or_init(|| Sites::of(bytes));
+        }
         if self.recorder.is_none() && self.agent.is_none() {
             return;
         }
-        let debug = debug_info::compress(&code.bytes);
+        let debug = code.bytes.as_deref().and_then(debug_info::compress);
         if let Some(recorder) = &mut self.recorder {
             recorder.module(code, debug.as_ref());
         }
@@ -306,6 +322,7 @@ impl Aggregator {
                 recorder.locks(figures.id(), locks);
             }
         }
+        recorder.cold_starts(false);
         recorder.flush();
         if let Some(reason) = recorder.take_failure() {
             let path = recorder.path().to_owned();

@@ -2,6 +2,7 @@
 //! told once, the guest runs on.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use sandscope_model::{SampleKind, WorkloadId};
@@ -10,9 +11,13 @@ use sandscope_proto::recording::{self as wire, Lock, Trap, TrapFrame};
 use sandscope_recording::{Head, ModuleInfo, SampleBatch, WriteError, Writer};
 
 use super::{NewCode, Settled};
+use crate::cold::Start;
 use crate::debug_info::Compressed;
 use crate::scope::{BuildError, Shared, unix_nanos};
 use crate::trap::TrapReport;
+
+/// Starts that are waited for; beyond, the oldest is written as it is.
+const MAX_STARTING: usize = 1000;
 
 /// Writes one recording.
 pub(super) struct Recorder {
@@ -22,6 +27,8 @@ pub(super) struct Recorder {
     writer: Option<Writer>,
     failure: Option<String>,
     last: u64,
+    /// Starts that are not over.
+    starting: Vec<Arc<Start>>,
 }
 
 impl Recorder {
@@ -36,7 +43,14 @@ impl Recorder {
         let writer = Writer::create(path, &head)
             .map_err(|source| BuildError::Recording { path: path.to_owned(), source })?;
         let path = path.to_owned();
-        Ok(Self { path, hz: shared.hz, writer: Some(writer), failure: None, last: started })
+        Ok(Self {
+            path,
+            hz: shared.hz,
+            writer: Some(writer),
+            failure: None,
+            last: started,
+            starting: Vec::new(),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -60,6 +74,21 @@ impl Recorder {
         let info =
             ModuleInfo { id: code.id.clone(), workload: code.workload.clone(), name: code.name.clone() };
         self.write(|writer| writer.module(&info, debug.map(|debug| &*debug.data)));
+        if self.starting.len() >= MAX_STARTING {
+            // The one that has been waiting for longest may never be called.
+            let first = self.starting.remove(0);
+            self.write(|writer| writer.cold_start(&first.so_far().message()));
+        }
+        self.starting.push(Arc::clone(&code.start));
+    }
+
+    /// Writes the starts that are over, or whose module is gone; with `all`, those that are not as well.
+    pub(super) fn cold_starts(&mut self, all: bool) {
+        let is_over = |start: &mut Arc<Start>| all || start.is_over() || Arc::strong_count(start) == 1;
+        let over: Vec<_> = self.starting.extract_if(.., is_over).collect();
+        for start in over {
+            self.write(|writer| writer.cold_start(&start.so_far().message()));
+        }
     }
 
     pub(super) fn samples(&mut self, workload: &WorkloadId, settled: &Settled) {
@@ -113,7 +142,11 @@ impl Recorder {
     }
 
     /// Completes the file.
-    pub(super) fn finish(self) -> Result<(), (PathBuf, String)> {
+    pub(super) fn finish(mut self) -> Result<(), (PathBuf, String)> {
+        self.cold_starts(true);
+        if let Some(reason) = self.failure {
+            return Err((self.path, reason));
+        }
         let path = self.path;
         self.writer.map_or(Ok(()), Writer::finish).map_err(|error| (path, describe(&error)))
     }

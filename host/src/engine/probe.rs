@@ -95,7 +95,8 @@ pub(crate) fn stack_limit(engine: &Engine) -> Option<u64> {
     });
     let instance = Instance::new(&mut store, &module, &[ask.into()]).ok()?;
     instance.get_typed_func::<(), ()>(&mut store, "run").ok()?.call(&mut store, ()).ok()?;
-    store.into_data()
+    // The engine counts from a few hundred bytes above the guest's entry; settings are whole pages.
+    store.into_data().map(|size| size.next_multiple_of(4096))
 }
 
 fn refused(error: &wasmtime::Error) -> Doubt {

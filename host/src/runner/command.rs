@@ -2,6 +2,7 @@
 //! functions called by name.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use wasmtime::component::{self, Component, ResourceTable};
 use wasmtime::{Engine, ExternType, Instance, InstancePre, Linker, Module, Store, Val, ValType};
@@ -122,6 +123,7 @@ impl Command {
     pub(super) fn module(engine: &Engine, loaded: Loaded<Module>, name: &str) -> Result<Self, RunError> {
         let link =
             |error: &wasmtime::Error| RunError::Link { name: name.to_owned(), message: one_line(error) };
+        let started = Instant::now();
         let mut linker: Linker<ModuleState> = Linker::new(engine);
         p1::add_to_linker_async(&mut linker, |state| &mut state.wasi).map_err(|error| link(&error))?;
         let workload = loaded.workload().clone();
@@ -136,6 +138,7 @@ impl Command {
             return Err(RunError::MissingImports { name: name.to_owned(), imports: missing });
         }
         let pre = linker.instantiate_pre(&loaded).map_err(|error| link(&error))?;
+        workload.was_linked_in(started.elapsed());
         Ok(Self { kind: Kind::Module { pre, loaded, shared }, workload, name: name.to_owned() })
     }
 
@@ -144,6 +147,7 @@ impl Command {
         loaded: Loaded<Component>,
         name: &str,
     ) -> Result<Self, RunError> {
+        let started = Instant::now();
         let linker = component_linker(engine, name)?;
         let workload = loaded.workload().clone();
         let pre = linker
@@ -156,6 +160,7 @@ impl Command {
             wanted: "wasi:cli/run".to_owned(),
             exports: exports.clone(),
         })?;
+        workload.was_linked_in(started.elapsed());
         Ok(Self { kind: Kind::Component { pre, _loaded: loaded }, workload, name: name.to_owned() })
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -46,11 +47,13 @@ pub struct Response {
 
 impl HttpGuest {
     pub(super) fn new(engine: &Engine, loaded: Loaded<Component>, name: &str) -> Result<Self, RunError> {
+        let started = Instant::now();
         let linker = component_linker(engine, name)?;
         let pre = linker
             .instantiate_pre(&loaded)
             .map_err(|error| RunError::Link { name: name.to_owned(), message: one_line(&error) })?;
         let pre = ProxyPre::new(pre).map_err(|_| RunError::NotHttp { name: name.to_owned() })?;
+        loaded.workload().was_linked_in(started.elapsed());
         Ok(Self { pre, workload: loaded.workload().clone(), loaded: Arc::new(loaded) })
     }
 

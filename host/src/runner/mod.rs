@@ -7,8 +7,10 @@ mod http;
 mod threads;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use sandscope_model::{ModuleId, WorkloadId};
+use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
@@ -17,7 +19,7 @@ pub use command::{Command, Ended};
 pub use error::RunError;
 pub use http::{HttpGuest, Response};
 
-use crate::Sandscope;
+use crate::{Loaded, Sandscope};
 
 /// Largest file that is read as a guest, in bytes.
 const MAX_MODULE: u64 = 512 << 20;
@@ -90,6 +92,8 @@ pub struct GuestFile {
     pub name: String,
     /// Its workload.
     pub workload: WorkloadId,
+    /// How long reading it took.
+    pub read_in: Duration,
 }
 
 impl GuestFile {
@@ -100,18 +104,20 @@ impl GuestFile {
     /// A file that cannot be read or is no WebAssembly.
     pub fn read(path: &Path, name: Option<&str>, version: Option<&str>) -> Result<Self, RunError> {
         let unreadable = |source| RunError::Read { path: path.to_owned(), source };
+        let started = Instant::now();
         let length = std::fs::metadata(path).map_err(unreadable)?.len();
         if length > MAX_MODULE {
             return Err(RunError::TooLarge { path: path.to_owned(), length, limit: MAX_MODULE });
         }
         let bytes = std::fs::read(path).map_err(unreadable)?;
+        let read_in = started.elapsed();
         let bytes = error::binary(path, bytes)?;
         let stem =
             path.file_stem().map_or_else(|| "guest".to_owned(), |stem| stem.to_string_lossy().into_owned());
         let file = path.file_name().map_or_else(|| stem.clone(), |name| name.to_string_lossy().into_owned());
         let id = ModuleId::of(&bytes);
         let workload = WorkloadId::new(name.unwrap_or(&stem), version.unwrap_or(id.short()));
-        Ok(Self { bytes, name: file, workload })
+        Ok(Self { bytes, name: file, workload, read_in })
     }
 
     fn is_component(&self) -> bool {
@@ -149,16 +155,13 @@ impl Runner {
     /// A file that the engine refuses, or imports that nothing here provides.
     pub fn command(&self, file: &GuestFile) -> Result<Command, RunError> {
         if file.is_component() {
-            let loaded = self
-                .scope
-                .load_component(&self.engine, &file.bytes, &file.workload, &file.name)
-                .map_err(|source| RunError::invalid(&file.name, &file.bytes, &source))?;
-            Command::component(&self.engine, loaded, &file.name)
+            Command::component(&self.engine, self.component(file)?, &file.name)
         } else {
             let loaded = self
                 .scope
                 .load_module(&self.engine, &file.bytes, &file.workload, &file.name)
                 .map_err(|source| RunError::invalid(&file.name, &file.bytes, &source))?;
+            loaded.workload().was_read_in(file.read_in);
             Command::module(&self.engine, loaded, &file.name)
         }
     }
@@ -171,10 +174,15 @@ impl Runner {
         if !file.is_component() {
             return Err(RunError::NotHttp { name: file.name.clone() });
         }
+        HttpGuest::new(&self.engine, self.component(file)?, &file.name)
+    }
+
+    fn component(&self, file: &GuestFile) -> Result<Loaded<Component>, RunError> {
         let loaded = self
             .scope
             .load_component(&self.engine, &file.bytes, &file.workload, &file.name)
             .map_err(|source| RunError::invalid(&file.name, &file.bytes, &source))?;
-        HttpGuest::new(&self.engine, loaded, &file.name)
+        loaded.workload().was_read_in(file.read_in);
+        Ok(loaded)
     }
 }

@@ -254,10 +254,10 @@ pub(super) fn walk_host(table: &TextTable, sp: usize, record: &mut Record<'_>) {
 pub(super) fn stack_used(sp: usize) {
     let Some(store) = engine::current() else { return };
     // SAFETY: as in `walk_host`.
-    let (entry, limit) = unsafe { store.stack() };
-    let (used, limit) = (entry.wrapping_sub(sp), entry.wrapping_sub(limit));
-    if entry != 0 && used <= super::MAX_STACK && limit <= super::MAX_STACK {
-        figures(|figures| figures.runtime.stack.sampled(used as u64, limit as u64));
+    let (entry, _) = unsafe { store.stack() };
+    let used = entry.wrapping_sub(sp);
+    if entry != 0 && used <= super::MAX_STACK {
+        figures(|figures| figures.runtime.stack.sampled(used as u64));
     }
 }
 

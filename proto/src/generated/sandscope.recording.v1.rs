@@ -112,6 +112,44 @@ pub struct Module {
     #[prost(string, tag = "4")]
     pub name: ::prost::alloc::string::String,
 }
+/// One loading of a module or component, up to the end of its first call. A phase that did not take place, or
+/// was not timed, is absent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ColdStart {
+    /// Format version of this message; readers refuse a larger one.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// When its loading began.
+    #[prost(fixed64, tag = "2")]
+    pub time_unix_nano: u64,
+    #[prost(string, tag = "3")]
+    pub workload: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub workload_version: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub module_id: ::prost::alloc::string::String,
+    /// Of the cache of compiled modules: "hit", "miss", or "none" if it was not asked.
+    #[prost(string, tag = "6")]
+    pub cache: ::prost::alloc::string::String,
+    /// Reading or fetching the file.
+    #[prost(uint64, optional, tag = "10")]
+    pub read_ns: ::core::option::Option<u64>,
+    /// Validating and compiling.
+    #[prost(uint64, optional, tag = "11")]
+    pub compile_ns: ::core::option::Option<u64>,
+    /// Reading and checking what was compiled before.
+    #[prost(uint64, optional, tag = "12")]
+    pub deserialize_ns: ::core::option::Option<u64>,
+    /// Resolving imports.
+    #[prost(uint64, optional, tag = "13")]
+    pub link_ns: ::core::option::Option<u64>,
+    /// The first instantiation, start function included.
+    #[prost(uint64, optional, tag = "14")]
+    pub instantiate_ns: ::core::option::Option<u64>,
+    /// The first call that ended.
+    #[prost(uint64, optional, tag = "15")]
+    pub first_call_ns: ::core::option::Option<u64>,
+}
 /// The words of shared memory that a workload's guests waited for most, since the start. A later message of
 /// the same workload replaces an earlier one.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -7,7 +7,7 @@ use sandscope_model::profile::Weight;
 use sandscope_model::{ExpHistogram, Frame, ModuleId, Profile, SampleKind, WorkloadId};
 use sandscope_proto::metric::Metric;
 use sandscope_proto::otlp::{MetricBatch, Point, PointValue, Resource};
-use sandscope_proto::recording::{Trap, TrapFrame};
+use sandscope_proto::recording::{ColdStart, Trap, TrapFrame};
 use sandscope_recording::{Head, ModuleInfo, OpenError, Recording, SampleBatch, WriteError, Writer};
 
 /// Start of the recording, in nanoseconds since 1970.
@@ -108,6 +108,20 @@ pub fn trap() -> Trap {
     }
 }
 
+pub fn cold_start() -> ColdStart {
+    ColdStart {
+        version: 1,
+        time_unix_nano: START + 1_000_000,
+        workload: "image".into(),
+        workload_version: "1.2.0".into(),
+        module_id: "deadbeef".into(),
+        cache: "hit".into(),
+        deserialize_ns: Some(160_000),
+        first_call_ns: Some(22_000),
+        ..ColdStart::default()
+    }
+}
+
 /// Writes all seconds and leaves it to the caller to finish.
 pub fn write(path: &Path) -> Result<Writer, WriteError> {
     let mut writer = Writer::create(path, &head())?;
@@ -126,6 +140,9 @@ pub fn write(path: &Path) -> Result<Writer, WriteError> {
             profile: &profile,
         })?;
         writer.metrics(&metrics(second))?;
+        if second == 1 {
+            writer.cold_start(&cold_start())?;
+        }
         if second == 5 {
             writer.trap(&trap())?;
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sandscope_model::{ExpHistogram, Profile, SampleKind, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::PointValue;
+use sandscope_proto::start::Phase;
 use sandscope_recording::Recording;
 use tokio::task::spawn_blocking;
 
@@ -113,7 +114,9 @@ fn row(recording: &Recording, workload: &WorkloadId) -> Row {
             }
             (Some(Metric::CpuTime), PointValue::Counter(sum)) => cpu_s = Some(cpu_s.unwrap_or(0.0) + sum),
             (Some(Metric::Traps), PointValue::Counter(sum)) => add(&mut row.traps, *sum as u64),
-            (Some(Metric::InstantiationDuration), PointValue::Histogram(histogram)) => {
+            (Some(Metric::InstantiationDuration), PointValue::Histogram(histogram))
+                if Phase::of(point) == Some(Phase::Instantiate) =>
+            {
                 add(&mut row.cold_starts, histogram.count);
             }
             _ => {}
