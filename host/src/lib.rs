@@ -20,20 +20,25 @@
 
 mod agent;
 mod aggregate;
+mod call;
 mod code;
 mod debug_info;
 mod export;
 mod facade;
 mod load;
+mod pool;
 pub mod runner;
 mod sampler;
 mod scope;
+mod span;
 mod trap;
 mod workload;
 
+pub use call::{CallSpan, Request};
 pub use load::{Loaded, Workload};
 pub use sampler::Unavailable;
 pub use sandscope_model::{ModuleId, WorkloadId};
 pub use scope::{BuildError, Builder, ENGINE_VERSION, Sandscope, Warning};
+pub use span::TraceParent;
 pub use trap::{TrapFrame, TrapReport};
 pub use workload::{Figures, Outcome, StoreProbe, trap_code};

@@ -1,22 +1,20 @@
-//! Loading guests and marking what they do: modules, instantiations, calls.
+//! Loading guests and instantiating them. Calls are in `call`.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::ops::Deref;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use sandscope_model::{ModuleId, WorkloadId};
 use wasmtime::component::Component;
-use wasmtime::{Engine, Module, Result, Trap};
+use wasmtime::{Engine, Module, Result};
 
 use crate::aggregate::{Command, NewCode};
+use crate::call::Observed;
 use crate::code::{Artifact, Code};
-use crate::sampler::{self, Active};
 use crate::scope::{Sandscope, Shared};
-use crate::trap::TrapReport;
-use crate::workload::{Figures, Outcome, StoreProbe};
+use crate::span::NO_SPAN;
+use crate::workload::{Figures, StoreProbe};
 
 /// A compiled guest and the workload that it is. Keep it as long as stores run its code: when it is dropped,
 /// its samples end.
@@ -56,9 +54,11 @@ impl Drop for Hold {
 /// A workload version on this host. Cheap to clone.
 #[derive(Clone)]
 pub struct Workload {
-    shared: Arc<Shared>,
-    figures: Arc<Figures>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) figures: Arc<Figures>,
     module: ModuleId,
+    /// What spans of its calls are called.
+    pub(crate) entry: Arc<str>,
 }
 
 impl Sandscope {
@@ -75,6 +75,7 @@ impl Sandscope {
     ) -> Result<Loaded<Module>> {
         let started = Instant::now();
         let module = Module::new(engine, bytes)?;
+        self.shared().pools.watch(engine);
         Ok(self.loaded(module.clone(), Artifact::Module(module), started, bytes, id, name))
     }
 
@@ -91,6 +92,7 @@ impl Sandscope {
     ) -> Result<Loaded<Component>> {
         let started = Instant::now();
         let component = Component::new(engine, bytes)?;
+        self.shared().pools.watch(engine);
         Ok(self.loaded(component.clone(), Artifact::Component(component), started, bytes, id, name))
     }
 
@@ -116,7 +118,8 @@ impl Sandscope {
             name: name.to_owned(),
             bytes: bytes.into(),
         }));
-        let workload = Workload { shared: Arc::clone(&shared), figures, module };
+        let entry = Arc::from("call");
+        let workload = Workload { shared: Arc::clone(&shared), figures, module, entry };
         Loaded { artifact, workload, _hold: Arc::new(Hold { shared, code }) }
     }
 }
@@ -143,7 +146,7 @@ impl Workload {
     /// What `instantiate` returns.
     pub fn instantiate<R>(&self, instantiate: impl FnOnce() -> Result<R>) -> Result<R> {
         let started = Instant::now();
-        let active = self.enter();
+        let active = self.enter(NO_SPAN);
         let result = instantiate();
         drop(active);
         self.instantiated(started, result)
@@ -155,57 +158,8 @@ impl Workload {
     /// What the future returns.
     pub async fn instantiate_async<R>(&self, instantiate: impl Future<Output = Result<R>>) -> Result<R> {
         let started = Instant::now();
-        let result = Observed::run(self, instantiate).await;
+        let result = Observed::run(self, NO_SPAN, instantiate).await;
         self.instantiated(started, result)
-    }
-
-    /// Times a call into the guest, counts how it ended, and samples it.
-    ///
-    /// # Errors
-    /// What `call` returns.
-    pub fn call<R>(&self, call: impl FnOnce() -> Result<R>) -> Result<R> {
-        let started = Instant::now();
-        let active = self.enter();
-        let result = call();
-        drop(active);
-        self.called(started, result)
-    }
-
-    /// [`Self::call`] for an async call: what the future does on any thread, its drop included, is counted
-    /// as the guest's. A call that is dropped before it ends is not counted.
-    ///
-    /// # Errors
-    /// What the future returns.
-    pub async fn call_async<R>(&self, call: impl Future<Output = Result<R>>) -> Result<R> {
-        let started = Instant::now();
-        let result = Observed::run(self, call).await;
-        self.called(started, result)
-    }
-
-    /// Samples what a thread of the guest does. It is part of the call that started it, so it is no call of its
-    /// own; a trap counts.
-    ///
-    /// # Errors
-    /// What the future returns.
-    pub async fn thread_async<R>(&self, body: impl Future<Output = Result<R>>) -> Result<R> {
-        let _counted = self.thread();
-        let result = Observed::run(self, body).await;
-        if let Err(error) = &result {
-            self.failed(error);
-        }
-        result
-    }
-
-    /// Counts a thread that the guest started, until the guard is dropped.
-    fn thread(&self) -> ThreadGuard {
-        self.figures.threads(1);
-        ThreadGuard(Arc::clone(&self.figures))
-    }
-
-    fn enter(&self) -> Option<Active> {
-        let shared = &self.shared;
-        (shared.hz > 0.0 && !shared.closed.load(Ordering::Relaxed))
-            .then(|| sampler::enter(shared.scope, shared.hz, self.figures.ordinal, &shared.unsampled))
     }
 
     fn instantiated<R>(&self, started: Instant, result: Result<R>) -> Result<R> {
@@ -215,72 +169,9 @@ impl Workload {
         }
         result
     }
-
-    fn called<R>(&self, started: Instant, result: Result<R>) -> Result<R> {
-        let outcome = match &result {
-            Ok(_) => Outcome::Ok,
-            Err(error) => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-                Some(exit) if exit.0 == 0 => Outcome::Ok,
-                Some(_) => Outcome::Error,
-                None if error.is::<Trap>() => Outcome::Trap,
-                None => Outcome::Error,
-            },
-        };
-        self.figures.called(outcome, nanos(started));
-        if let Err(error) = &result {
-            self.failed(error);
-        }
-        result
-    }
-
-    fn failed(&self, error: &wasmtime::Error) {
-        if let Some(trap) = error.downcast_ref::<Trap>() {
-            self.figures.trapped(*trap);
-            self.shared.tell(Command::Trapped(self.report(error)));
-        }
-    }
-
-    /// What an error of this workload's call says about the guest.
-    pub fn report(&self, error: &wasmtime::Error) -> Arc<TrapReport> {
-        TrapReport::new(self.figures.id(), &self.module, error)
-    }
 }
 
-/// A guest's thread that is alive.
-struct ThreadGuard(Arc<Figures>);
-
-impl Drop for ThreadGuard {
-    fn drop(&mut self) {
-        self.0.threads(-1);
-    }
-}
-
-/// A guest's future: its workload is active around each poll and around its drop, which may run guest code.
-struct Observed<'a, F> {
-    workload: &'a Workload,
-    future: Option<Pin<Box<F>>>,
-}
-
-impl<'a, F: Future> Observed<'a, F> {
-    fn run(workload: &'a Workload, future: F) -> impl Future<Output = F::Output> + use<'a, F> {
-        let mut observed = Self { workload, future: Some(Box::pin(future)) };
-        poll_fn(move |context| {
-            let _active = observed.workload.enter();
-            match &mut observed.future {
-                Some(future) => future.as_mut().poll(context),
-                None => std::task::Poll::Pending,
-            }
-        })
-    }
-}
-
-impl<F> Drop for Observed<'_, F> {
-    fn drop(&mut self) {
-        let _active = self.workload.enter();
-        self.future = None;
-    }
-}
-
-fn nanos(since: Instant) -> u64 {
+/// Time since an instant, in nanoseconds.
+pub(crate) fn nanos(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

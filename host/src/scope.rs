@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,7 +14,9 @@ use tokio::sync::mpsc;
 
 use crate::aggregate::{self, Command};
 use crate::code::CodeRegistry;
+use crate::pool::Pools;
 use crate::sampler::{self, Unavailable};
+use crate::span::{self, SpanRecord};
 use crate::workload::Figures;
 
 /// Commands that may wait for the aggregator; more are dropped and counted.
@@ -159,6 +162,7 @@ impl Builder {
         static NEXT_SCOPE: AtomicU64 = AtomicU64::new(1);
         let sampler = if self.hz > 0.0 { sampler::install() } else { Ok(()) };
         let (commands, inbox) = mpsc::channel(COMMANDS);
+        let (spans, ended) = span::queue();
         let shared = Arc::new(Shared {
             scope: NEXT_SCOPE.fetch_add(1, Ordering::Relaxed),
             hz: if sampler.is_ok() { self.hz } else { 0.0 },
@@ -168,12 +172,15 @@ impl Builder {
             unsampled: AtomicU64::new(0),
             lost_commands: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            pools: Pools::default(),
+            spans,
+            lost_spans: AtomicU64::new(0),
             commands,
         });
         if let Err(reason) = sampler {
             (self.on_warning)(&Warning::Sampler(reason));
         }
-        let thread = aggregate::start(Arc::clone(&shared), inbox, self)?;
+        let thread = aggregate::start(Arc::clone(&shared), inbox, ended, self)?;
         Ok(Sandscope(Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) })))
     }
 }
@@ -188,6 +195,11 @@ pub(crate) struct Shared {
     pub(crate) unsampled: AtomicU64,
     pub(crate) lost_commands: AtomicU64,
     pub(crate) closed: AtomicBool,
+    pub(crate) pools: Pools,
+    /// Calls that ended and are kept as spans.
+    pub(crate) spans: SyncSender<SpanRecord>,
+    /// Spans that found the queue full.
+    pub(crate) lost_spans: AtomicU64,
     commands: mpsc::Sender<Command>,
 }
 

@@ -14,11 +14,12 @@ pub(crate) enum Topic {
     Modules,
     Metrics,
     Traps,
+    Spans,
     Samples,
 }
 
 impl Topic {
-    pub(crate) const ALL: [Self; 4] = [Self::Modules, Self::Metrics, Self::Traps, Self::Samples];
+    pub(crate) const ALL: [Self; 5] = [Self::Modules, Self::Metrics, Self::Traps, Self::Spans, Self::Samples];
 
     /// MCAP topic.
     pub(crate) fn name(self) -> &'static str {
@@ -26,6 +27,7 @@ impl Topic {
             Self::Modules => "modules",
             Self::Metrics => "metrics",
             Self::Traps => "traps",
+            Self::Spans => "spans",
             Self::Samples => "samples",
         }
     }
@@ -40,6 +42,7 @@ impl Topic {
             Self::Modules => 1,
             Self::Metrics => 2,
             Self::Traps => 3,
+            Self::Spans => 4,
             Self::Samples => FIRST_STREAM,
         }
     }
@@ -62,6 +65,10 @@ impl Topic {
             }
             Self::Traps => (3, "sandscope.recording.v1.Trap", DESCRIPTORS),
             Self::Samples => (4, "sandscope.recording.v1.Samples", DESCRIPTORS),
+            Self::Spans => {
+                let name = "opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest";
+                (5, name, OTLP_DESCRIPTORS)
+            }
         }
     }
 }

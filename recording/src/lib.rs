@@ -9,6 +9,7 @@
 //!   channel 1 modules           sandscope.recording.v1.Module
 //!   channel 2 metrics           opentelemetry.proto.collector.metrics.v1.ExportMetricsServiceRequest
 //!   channel 3 traps             sandscope.recording.v1.Trap
+//!   channel 4 spans             opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest
 //!   channel 16.. samples        sandscope.recording.v1.Samples; a channel is one incremental dictionary
 //! attachment*                   debug/<module id>.wasm.zst
 //! metadata "sandscope"          again, at a clean close

@@ -256,6 +256,7 @@ fn metrics_and_traps_are_told() {
             code: "memory_out_of_bounds".into(),
             message: "out of bounds memory access".into(),
             frames,
+            count: 1,
         };
         writer.trap(&trap).unwrap();
     });

@@ -4,20 +4,24 @@
 //! ```text
 //! rings --100 ms--> RawFold --interval--> per-workload profiles --> OTLP
 //!                                    \--1 s--> recording
+//! spans --100 ms--> Spans --interval, 1 s-------^
 //! commands (loaded code, traps, stop) ----------^
 //! ```
 
 mod fold;
 mod record;
+mod spans;
+mod traps;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use sandscope_model::{ModuleId, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
-use sandscope_proto::otlp::{MetricBatch, Point, PointValue};
+use sandscope_proto::otlp::{MetricBatch, Point, PointValue, SpanBatch};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle as JoinTask;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -25,12 +29,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::code::{Code, CodeView};
 use crate::export::{Exporter, Outgoing};
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
+use crate::span::SpanRecord;
 use crate::trap::TrapReport;
 use crate::{agent, debug_info, facade, sampler};
 
 pub(crate) use fold::Settled;
 use fold::{Pending, RawFold};
 use record::Recorder;
+use spans::{Spans, Wanted};
+use traps::TrapLog;
 
 /// Time between drains: a ring holds the deepest stacks of this long at the default rate.
 const DRAIN: Duration = Duration::from_millis(100);
@@ -43,7 +50,7 @@ const LAST_EXPORT: Duration = Duration::from_secs(3);
 pub(crate) enum Command {
     /// New code: offer its debug info.
     Loaded(NewCode),
-    /// A call trapped.
+    /// A call trapped at a place where none did before.
     Trapped(Arc<TrapReport>),
     /// Send what is left and end.
     Stop,
@@ -61,6 +68,7 @@ pub(crate) struct NewCode {
 pub(crate) fn start(
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Command>,
+    ended: Receiver<SpanRecord>,
     settings: Builder,
 ) -> Result<JoinHandle<()>, BuildError> {
     let recorder = settings.record.as_deref().map(|path| Recorder::create(path, &shared)).transpose()?;
@@ -89,6 +97,7 @@ pub(crate) fn start(
                     None => None,
                 };
                 let started = unix_nanos(SystemTime::now());
+                let wanted = Wanted { record: recorder.is_some(), export: exporter.is_some() };
                 let mut aggregator = Aggregator {
                     shared,
                     settings,
@@ -98,6 +107,8 @@ pub(crate) fn start(
                     agent_done,
                     raw: RawFold::default(),
                     pending: Pending::default(),
+                    spans: Spans::new(ended, wanted),
+                    traps: TrapLog::default(),
                     waiting: Vec::new(),
                     dropped: 0,
                     started,
@@ -121,6 +132,8 @@ struct Aggregator {
     agent_done: Option<JoinTask<()>>,
     raw: RawFold,
     pending: Pending,
+    spans: Spans,
+    traps: TrapLog,
     /// Retired code that a handler might still have been reading at the last settling.
     waiting: Vec<Arc<Code>>,
     /// Samples that found no room, since the start.
@@ -147,6 +160,7 @@ impl Aggregator {
                 },
                 _ = drain.tick() => {
                     self.drain();
+                    self.shared.all_figures().iter().for_each(|figures| figures.refill());
                     if self.shared.closed.load(Ordering::Acquire) && inbox.is_empty() {
                         break;
                     }
@@ -154,7 +168,7 @@ impl Aggregator {
                 () = sleep_until(next_record), if self.recorder.is_some() => {
                     next_record = Instant::now() + RECORD;
                     self.settle();
-                    self.write();
+                    self.write(false);
                 }
                 () = sleep_until(next_export) => {
                     next_export = Instant::now() + self.settings.interval;
@@ -176,10 +190,10 @@ impl Aggregator {
             Command::Loaded(code) => self.loaded(&code),
             Command::Trapped(trap) => {
                 if let Some(recorder) = &mut self.recorder {
-                    recorder.trap(&trap);
+                    recorder.trap(&self.traps.first(&trap));
                     // At a trap at once: the process may be about to end.
                     self.settle();
-                    self.write();
+                    self.write(false);
                 }
             }
             Command::Stop => return false,
@@ -207,6 +221,7 @@ impl Aggregator {
     fn drain(&mut self) {
         let raw = &mut self.raw;
         self.dropped += sampler::drain(self.shared.scope, |sample| raw.add(&sample));
+        self.spans.drain(&self.shared.all_figures());
     }
 
     /// Turns program counters into offsets and lets go of code that nothing refers to any more.
@@ -220,6 +235,7 @@ impl Aggregator {
         let quiet = sampler::reclaim_tables();
         self.drain();
         let figures = self.shared.all_figures();
+        figures.iter().for_each(|figures| figures.learn());
         let period = if self.shared.hz > 0.0 { (1e9 / self.shared.hz) as u64 } else { 0 };
         let settled = self.raw.settle(&CodeView::new(all), period);
         for (ordinal, profile) in settled {
@@ -240,9 +256,12 @@ impl Aggregator {
 
     fn metrics(&self) -> MetricBatch {
         let mut points = Vec::new();
-        for figures in self.shared.all_figures() {
-            figures.points(&mut points);
-        }
+        let all = self.shared.all_figures();
+        all.iter().for_each(|figures| figures.points(&mut points));
+        let now = unix_nanos(SystemTime::now());
+        let lost = self.shared.lost_spans.load(Ordering::Relaxed);
+        self.spans.points(&all, lost, now, &mut points);
+        self.shared.pools.points(&mut points);
         let counter = |n: u64| PointValue::Counter(n as f64);
         points.push(
             Point::of(Metric::SamplesDropped, None, counter(self.dropped)).with(attribute::REASON, "no_room"),
@@ -252,7 +271,6 @@ impl Aggregator {
         if let Some(exporter) = &self.exporter {
             exporter.points(&mut points);
         }
-        let now = unix_nanos(SystemTime::now());
         for point in &mut points {
             point.time_unix_nano = now;
             point.start_unix_nano = self.started;
@@ -267,7 +285,8 @@ impl Aggregator {
         let metrics = self.metrics();
         let hz = self.shared.hz;
         if let Some(exporter) = &mut self.exporter {
-            exporter.send(Outgoing { metrics, profiles: self.pending.take(), hz });
+            let spans = self.spans.take();
+            exporter.send(Outgoing { metrics, spans, profiles: self.pending.take(), hz });
         }
     }
 
@@ -275,7 +294,8 @@ impl Aggregator {
         let Some(failure) = done.failure else {
             return;
         };
-        // Metrics are cumulative and come again by themselves; samples are put back.
+        // Metrics are cumulative and come again by themselves; spans and samples are put back.
+        self.spans.put_back(done.outgoing.spans);
         self.dropped += self.pending.put_back(done.outgoing.profiles);
         if !self.warned {
             self.warned = true;
@@ -284,9 +304,15 @@ impl Aggregator {
         }
     }
 
-    fn write(&mut self) {
+    /// Brings the recording up to date, `end` for the last time.
+    fn write(&mut self, end: bool) {
         let metrics = self.metrics();
         let Some(recorder) = &mut self.recorder else { return };
+        let spans = self.spans.take_recorded();
+        recorder.spans(&SpanBatch { resource: self.shared.resource.clone(), spans });
+        for figures in self.shared.all_figures() {
+            self.traps.risen(&figures, end).iter().for_each(|trap| recorder.trap(trap));
+        }
         recorder.metrics(&metrics, self.dropped);
         recorder.flush();
         if let Some(reason) = recorder.take_failure() {
@@ -299,7 +325,7 @@ impl Aggregator {
         self.settle();
         // Nothing new can refer to retired code: no call is active any more.
         self.waiting.clear();
-        self.write();
+        self.write(true);
         if let Some(recorder) = self.recorder.take()
             && let Err((path, reason)) = recorder.finish()
         {

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sandscope_model::{Profile, SampleKind, WorkloadId};
-use sandscope_proto::otlp::MetricBatch;
-use sandscope_proto::recording::{Trap, TrapFrame};
+use sandscope_proto::otlp::{MetricBatch, SpanBatch};
+use sandscope_proto::recording::Trap;
 use sandscope_recording::{Head, ModuleInfo, SampleBatch, WriteError, Writer};
 
 use super::NewCode;
 use crate::debug_info::Compressed;
 use crate::scope::{BuildError, Shared, unix_nanos};
-use crate::trap::TrapReport;
 
 /// Writes one recording.
 pub(super) struct Recorder {
@@ -77,25 +76,12 @@ impl Recorder {
         self.write(|writer| writer.metrics(metrics));
     }
 
-    pub(super) fn trap(&mut self, trap: &TrapReport) {
-        let message = Trap {
-            version: sandscope_proto::stacks::VERSION,
-            time_unix_nano: unix_nanos(trap.time),
-            workload: trap.workload.name.to_string(),
-            workload_version: trap.workload.version.to_string(),
-            code: trap.code.clone(),
-            message: trap.message.clone(),
-            frames: trap
-                .frames
-                .iter()
-                .map(|frame| TrapFrame {
-                    module_id: frame.module.as_str().to_owned(),
-                    offset: frame.offset,
-                    function: frame.function,
-                })
-                .collect(),
-        };
-        self.write(|writer| writer.trap(&message));
+    pub(super) fn trap(&mut self, trap: &Trap) {
+        self.write(|writer| writer.trap(trap));
+    }
+
+    pub(super) fn spans(&mut self, spans: &SpanBatch) {
+        self.write(|writer| writer.spans(spans));
     }
 
     pub(super) fn flush(&mut self) {
