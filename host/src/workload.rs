@@ -24,7 +24,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [Self; 3] = [Self::Ok, Self::Error, Self::Trap];
+    pub(crate) const ALL: [Self; 3] = [Self::Ok, Self::Error, Self::Trap];
 
     pub(crate) fn of<R>(result: &Result<R>) -> Self {
         let Err(error) = result else { return Self::Ok };

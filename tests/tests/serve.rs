@@ -198,13 +198,23 @@ fn instances_are_used_again_until_they_trap() {
     assert_eq!(remembered(&mut client), 0);
 
     // A body that fits no memory any more: the guest's allocator gives up and traps.
-    let server = Server::start(&["--reuse", "1000", "--max-memory", "1152KiB"]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let flags = ["--reuse", "1000", "--max-memory", "1152KiB", "--record", path.to_str().unwrap()];
+    let mut server = Server::start(&flags);
     let mut client = server.connect();
     log_in(&mut client);
     assert_eq!(remembered(&mut client), 1);
     client.send("POST /login", &"x".repeat(60_000));
     assert_eq!(client.answer().status, 500);
     assert_eq!(remembered(&mut client), 0);
+    assert!(server.terminate().success());
+    let failed: Vec<Span> =
+        spans(&path).into_iter().filter(|span| matches!(span.status, SpanStatus::Error(_))).collect();
+    let [failed] = &failed[..] else { panic!("{failed:#?}") };
+    let trap = Some(&Scalar::Text("unreachable_code_reached".into()));
+    assert_eq!((failed.attribute("wasm.trap.code"), failed.attribute("error.type")), (trap, trap));
+    assert_eq!(failed.attribute("http.response.status_code"), Some(&Scalar::Int(500)));
 }
 
 /// More requests than may run and wait are turned away at once, told when to come again; the others are

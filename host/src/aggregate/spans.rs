@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
+use sandscope_model::WorkloadId;
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{Exemplar, Point, PointValue, Scalar, Span, SpanKind, SpanStatus};
 
@@ -32,7 +33,8 @@ pub(super) struct Spans {
     wanted: Wanted,
     to_record: Vec<Span>,
     to_export: VecDeque<Span>,
-    exemplars: HashMap<(u32, &'static str), Exemplar>,
+    /// The last span of each outcome.
+    exemplars: HashMap<WorkloadId, [Option<Exemplar>; Outcome::ALL.len()]>,
     kept: [u64; Kept::ALL.len()],
     /// Spans that found no room here.
     dropped: u64,
@@ -65,7 +67,8 @@ impl Spans {
                 value: record.duration_ns as f64 * 1e-9,
                 time_unix_nano: span.end_unix_nano,
             };
-            self.exemplars.insert((record.workload, record.outcome.name()), exemplar);
+            let exemplars = self.exemplars.entry(figures.id().clone()).or_default();
+            exemplars[record.outcome as usize] = Some(exemplar);
             if self.wanted.record {
                 if self.to_record.len() < MAX_PENDING {
                     self.to_record.push(span.clone());
@@ -112,18 +115,13 @@ impl Spans {
     /// found the queue full.
     pub(super) fn points(&self, figures: &[Arc<Figures>], lost: u64, now: u64, out: &mut Vec<Point>) {
         let oldest = now.saturating_sub(EXEMPLAR.as_nanos() as u64);
-        for (&(ordinal, outcome), exemplar) in &self.exemplars {
-            let Some(figures) = figures.get(ordinal as usize) else { continue };
-            let mine = |point: &&mut Point| {
-                point.name == Metric::CallDuration.name()
-                    && point.workload.as_ref() == Some(figures.id())
-                    && point.attribute(attribute::OUTCOME) == Some(outcome)
-            };
-            if exemplar.time_unix_nano >= oldest
-                && let Some(point) = out.iter_mut().find(mine)
-            {
-                point.exemplar = Some(*exemplar);
-            }
+        for point in out.iter_mut().filter(|point| point.name == Metric::CallDuration.name()) {
+            let of_workload = point.workload.as_ref().and_then(|workload| self.exemplars.get(workload));
+            let outcome = point.attribute(attribute::OUTCOME);
+            let outcome = Outcome::ALL.into_iter().find(|known| Some(known.name()) == outcome);
+            let Some((of_workload, outcome)) = of_workload.zip(outcome) else { continue };
+            point.exemplar =
+                of_workload[outcome as usize].filter(|exemplar| exemplar.time_unix_nano >= oldest);
         }
         let counter = |metric, key, name, count: u64| {
             Point::of(metric, None, PointValue::Counter(count as f64)).with(key, name)
@@ -147,9 +145,9 @@ fn span(record: &SpanRecord, figures: &Figures, (now, unix_now): (Instant, u64))
     let status_code = details.http.and_then(|http| http.status);
     let trap = record.trap.map(trap_code);
     let error = match (record.outcome, &trap, status_code) {
-        (Outcome::Ok, _, Some(code @ 500..)) => Some(code.to_string()),
-        (Outcome::Ok, ..) => None,
         (_, Some(trap), _) => Some(trap.clone()),
+        (_, None, Some(code @ 500..)) => Some(code.to_string()),
+        (Outcome::Ok, None, _) => None,
         (_, None, _) => Some(record.outcome.name().to_owned()),
     };
     let known = [

@@ -5,7 +5,7 @@ mod serve;
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -51,6 +51,9 @@ pub struct Response {
     /// The body.
     pub body: Bytes,
 }
+
+/// The answer to a client whose request took too long.
+const TOO_LATE: hyper::StatusCode = hyper::StatusCode::GATEWAY_TIMEOUT;
 
 /// The guest took longer than it may.
 #[derive(Debug, thiserror::Error)]
@@ -199,11 +202,14 @@ impl HttpGuest {
         let method = request.method().clone();
         let status = Arc::new(AtomicU16::new(0));
         let told = Arc::clone(&status);
+        let late = turn.timeout.map(|limit| Instant::now() + limit);
         let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
         let out = store.data_mut().http().new_response_outparam_from_callback(move |answer| {
-            told.store(answer.as_ref().map_or(0, |answer| answer.status().as_u16()), Ordering::Relaxed);
-            // A client that is gone already waits for nothing.
-            let _ = head.send(answer);
+            let code = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
+            // A client that is gone already waits for nothing; one that waited too long was answered.
+            let gone = head.send(answer).is_err();
+            let late = gone && late.is_some_and(|late| Instant::now() >= late);
+            told.store(if late { TOO_LATE.as_u16() } else { code }, Ordering::Relaxed);
         })?;
         let call = proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, out);
         let call = async {
@@ -216,19 +222,17 @@ impl HttpGuest {
         };
         let asked = self.workload.request().parent(parent).queued(turn.queued);
         let (result, mut span) = asked.call_async(call).await;
-        // Without an answer the client gets one that says that the guest failed.
-        span.http(
-            method.as_str(),
-            Some(match status.load(Ordering::Relaxed) {
-                0 => failure(result.as_ref().err()).as_u16(),
-                status => status,
-            }),
-        );
+        let status = match status.load(Ordering::Relaxed) {
+            // Without an answer the client gets one that says that the guest failed.
+            0 => failure(result.as_ref().err()).as_u16(),
+            status => status,
+        };
+        span.http(method.as_str(), Some(status));
         span.peak_memory(store.data().probe.size());
         drop(span);
         result?;
         instance.served += 1;
-        if let Some(idle) = &turn.idle {
+        if let Some(idle) = turn.idle.as_ref().filter(|_| status != TOO_LATE.as_u16()) {
             idle.give(instance);
         }
         // Not before, so that who comes next finds the instance.
@@ -240,7 +244,7 @@ impl HttpGuest {
 /// The status that tells a client of a guest that failed, or that answered nothing.
 fn failure(error: Option<&wasmtime::Error>) -> hyper::StatusCode {
     match error {
-        Some(error) if error.is::<TimedOut>() => hyper::StatusCode::GATEWAY_TIMEOUT,
+        Some(error) if error.is::<TimedOut>() => TOO_LATE,
         // No slot is free in the engine's pool: a matter of load, not of the guest.
         Some(error) if error.is::<wasmtime::PoolConcurrencyLimitError>() => {
             hyper::StatusCode::SERVICE_UNAVAILABLE

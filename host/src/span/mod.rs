@@ -2,6 +2,11 @@
 //!
 //! Every call updates histograms; a span is kept only of some, see [`gate`]. A kept one goes through a bounded
 //! queue to the aggregator. Nothing here formats, and nothing allocates but the queue, once.
+//!
+//! # Security
+//! Ids, flags and `tracestate` of a request are its client's: one that asks for its trace to be kept gets its
+//! share of the workload's rate, no more. A span names no path, query, header or body of a request, nor what a
+//! host function's failure said: only closed sets and what the embedder calls the entry.
 
 pub(crate) mod gate;
 mod ids;
