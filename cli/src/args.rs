@@ -131,6 +131,19 @@ pub struct ServeArgs {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub addr: SocketAddr,
+    /// Requests that an instance handles, one after another; 1 is an instance per request.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub reuse: u32,
+    /// Requests that guests work on at once. As many more wait; the rest is answered with 503.
+    #[arg(long, value_name = "N", default_value_t = 128,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_concurrent: u32,
+    /// Longest time of a guest for one request, such as 500ms or 2m; 0 is no limit.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub request_timeout: Duration,
+    /// Largest body of a request, such as 64MiB.
+    #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = bytes)]
+    pub max_body: usize,
     /// The guest.
     pub component: PathBuf,
 }

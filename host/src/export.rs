@@ -6,8 +6,9 @@ use sandscope_model::{ModuleId, SampleKind, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otel::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
 use sandscope_proto::otel::collector::profiles::v1development::profiles_service_client::ProfilesServiceClient;
+use sandscope_proto::otel::collector::trace::v1::trace_service_client::TraceServiceClient;
 use sandscope_proto::otlp::profiles::{self, ModuleNames};
-use sandscope_proto::otlp::{MetricBatch, Point, PointValue, ProfileBatch, Resource};
+use sandscope_proto::otlp::{MetricBatch, Point, PointValue, ProfileBatch, Resource, Span, SpanBatch};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
@@ -19,6 +20,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(3);
 
+/// Spans of one request: well under the 4 MiB that a gRPC server takes by default.
+const SPANS: usize = 2048;
+
 /// A checked address of a collector.
 pub(crate) fn endpoint(url: &str) -> Result<Endpoint, BuildError> {
     Endpoint::from_shared(url.to_owned())
@@ -29,6 +33,8 @@ pub(crate) fn endpoint(url: &str) -> Result<Endpoint, BuildError> {
 /// What one export carries.
 pub(crate) struct Outgoing {
     pub metrics: MetricBatch,
+    /// Those that were sent are taken out.
+    pub spans: Vec<Span>,
     pub profiles: Vec<(WorkloadId, Settled)>,
     pub hz: f64,
 }
@@ -67,12 +73,12 @@ impl Exporter {
     }
 
     /// Starts an export. The one before must have finished.
-    pub(crate) fn send(&mut self, outgoing: Outgoing) {
+    pub(crate) fn send(&mut self, mut outgoing: Outgoing) {
         let span = (self.last_sent, unix_nanos(SystemTime::now()));
         self.last_sent = span.1;
         let (channel, resource) = (self.channel.clone(), self.resource.clone());
         self.running = Some(tokio::spawn(async move {
-            let failure = transmit(channel, &resource, &outgoing, span).await.err();
+            let failure = transmit(channel, &resource, &mut outgoing, span).await.err();
             Done { outgoing, failure: failure.map(|status| describe(&status)) }
         }));
     }
@@ -111,12 +117,21 @@ impl Exporter {
 async fn transmit(
     channel: Channel,
     resource: &Resource,
-    outgoing: &Outgoing,
+    outgoing: &mut Outgoing,
     (start, end): (u64, u64),
 ) -> Result<(), tonic::Status> {
     let mut request = tonic::Request::new(outgoing.metrics.to_otlp());
     request.set_timeout(TIMEOUT);
-    MetricsServiceClient::new(channel.clone()).export(request).await?;
+    taken(MetricsServiceClient::new(channel.clone()).export(request).await)?;
+    while !outgoing.spans.is_empty() {
+        let part = outgoing.spans.len().min(SPANS);
+        let spans = outgoing.spans[..part].to_vec();
+        let batch = SpanBatch { resource: resource.clone(), spans };
+        let mut request = tonic::Request::new(batch.to_otlp());
+        request.set_timeout(TIMEOUT);
+        taken(TraceServiceClient::new(channel.clone()).export(request).await)?;
+        outgoing.spans.drain(..part);
+    }
     if outgoing.profiles.is_empty() {
         return Ok(());
     }
@@ -139,11 +154,14 @@ async fn transmit(
     let names = Names(&outgoing.profiles);
     let mut request = tonic::Request::new(profiles::to_otlp(resource, &batches, &names));
     request.set_timeout(TIMEOUT);
-    match ProfilesServiceClient::new(channel).export(request).await {
-        Ok(_) => Ok(()),
-        // The signal is in development; a receiver without it still gets the metrics.
-        Err(status) if status.code() == tonic::Code::Unimplemented => Ok(()),
-        Err(status) => Err(status),
+    taken(ProfilesServiceClient::new(channel).export(request).await)
+}
+
+/// A receiver that lacks one signal, as many do, still gets the others.
+fn taken<T>(answer: Result<T, tonic::Status>) -> Result<(), tonic::Status> {
+    match answer {
+        Err(status) if status.code() != tonic::Code::Unimplemented => Err(status),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -24,6 +24,7 @@
 mod agent;
 mod aggregate;
 mod cache;
+mod call;
 mod code;
 mod cold;
 mod compiled;
@@ -33,6 +34,7 @@ mod export;
 mod facade;
 mod hooks;
 mod load;
+mod pool;
 mod prepare;
 pub mod runner;
 mod runtime;
@@ -41,12 +43,14 @@ mod scope;
 mod shape;
 mod sidecar;
 mod sites;
+mod span;
 #[cfg(unix)]
 mod stack;
 mod trap;
 mod workload;
 
 pub use cache::CacheError;
+pub use call::{CallSpan, Request};
 pub use cold::ColdStart;
 pub use engine::Doubt;
 pub use load::{Loaded, Workload};
@@ -57,5 +61,6 @@ pub use sandscope_proto::start::{Cache as StartCache, Phase as StartPhase};
 pub use scope::{BuildError, Builder, ENGINE_VERSION, Sandscope, Warning};
 pub use shape::CoreModule;
 pub use sidecar::{Sidecar, SidecarError};
+pub use span::TraceParent;
 pub use trap::{TrapFrame, TrapReport};
 pub use workload::{Figures, Outcome, StoreProbe, trap_code};

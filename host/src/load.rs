@@ -1,24 +1,21 @@
-//! Loaded guests, and marking what they do: instantiations, calls. Loading itself is in [`crate::prepare`].
+//! Loaded guests and their instantiations. Loading itself is in [`crate::prepare`], calls are in [`crate::call`].
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::ops::Deref;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sandscope_model::{ModuleId, WorkloadId};
 use sandscope_proto::start::Phase;
-use wasmtime::{Result, Trap};
+use wasmtime::Result;
 
-use crate::aggregate::Command;
+use crate::call::Observed;
 use crate::code::Code;
 use crate::cold::{ColdStart, Start, as_nanos, nanos};
-use crate::sampler::{self, Active, Entry};
 use crate::scope::Shared;
 use crate::sidecar::Sidecar;
-use crate::trap::TrapReport;
-use crate::workload::{Figures, Outcome, StoreProbe};
+use crate::span::NO_SPAN;
+use crate::workload::{Figures, StoreProbe};
 
 /// A compiled guest and the workload that it is. Keep it as long as stores run its code: when it is dropped,
 /// its samples end.
@@ -71,15 +68,18 @@ impl Drop for Hold {
 /// A workload version on this host. Cheap to clone.
 #[derive(Clone)]
 pub struct Workload {
-    shared: Arc<Shared>,
-    figures: Arc<Figures>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) figures: Arc<Figures>,
     module: ModuleId,
-    start: Arc<Start>,
+    pub(crate) start: Arc<Start>,
+    /// What spans of its calls are called.
+    pub(crate) entry: Arc<str>,
 }
 
 impl Workload {
     pub(crate) fn new(shared: &Arc<Shared>, id: &WorkloadId, module: ModuleId, start: Arc<Start>) -> Self {
-        Self { shared: Arc::clone(shared), figures: shared.figures(id), module, start }
+        let entry = Arc::from("call");
+        Self { shared: Arc::clone(shared), figures: shared.figures(id), module, start, entry }
     }
 
     /// Name and version.
@@ -130,7 +130,7 @@ impl Workload {
     /// What `instantiate` returns.
     pub fn instantiate<R>(&self, instantiate: impl FnOnce() -> Result<R>) -> Result<R> {
         let started = Instant::now();
-        let active = self.enter(0);
+        let active = self.enter(NO_SPAN);
         let result = instantiate();
         drop(active);
         self.instantiated(started, result)
@@ -142,57 +142,8 @@ impl Workload {
     /// What the future returns.
     pub async fn instantiate_async<R>(&self, instantiate: impl Future<Output = Result<R>>) -> Result<R> {
         let started = Instant::now();
-        let result = Observed::run(self, instantiate).await;
+        let result = Observed::run(self, NO_SPAN, instantiate).await;
         self.instantiated(started, result)
-    }
-
-    /// Times a call into the guest, counts how it ended, and samples it.
-    ///
-    /// # Errors
-    /// What `call` returns.
-    pub fn call<R>(&self, call: impl FnOnce() -> Result<R>) -> Result<R> {
-        let started = Instant::now();
-        let active = self.enter(0);
-        let result = call();
-        drop(active);
-        self.called(started, result)
-    }
-
-    /// [`Self::call`] for an async call: what the future does on any thread, its drop included, is counted
-    /// as the guest's. A call that is dropped before it ends is not counted.
-    ///
-    /// # Errors
-    /// What the future returns.
-    pub async fn call_async<R>(&self, call: impl Future<Output = Result<R>>) -> Result<R> {
-        let started = Instant::now();
-        let result = Observed::run(self, call).await;
-        self.called(started, result)
-    }
-
-    /// Samples what a thread of the guest does. It is part of the call that started it, so it is no call of its
-    /// own; a trap counts.
-    ///
-    /// # Errors
-    /// What the future returns.
-    pub async fn thread_async<R>(&self, body: impl Future<Output = Result<R>>) -> Result<R> {
-        let _counted = self.thread();
-        let result = Observed::run(self, body).await;
-        if let Err(error) = &result {
-            self.failed(error);
-        }
-        result
-    }
-
-    /// Counts a thread that the guest started, until the guard is dropped.
-    fn thread(&self) -> ThreadGuard {
-        self.figures.threads(1);
-        ThreadGuard(Arc::clone(&self.figures))
-    }
-
-    fn enter(&self, span: u64) -> Option<Active<'_>> {
-        let Shared { scope, hz, ref unsampled, .. } = *self.shared;
-        let entry = Entry { scope, hz, figures: &self.figures, span, unsampled };
-        (!self.shared.closed.load(Ordering::Relaxed)).then(|| sampler::enter(entry))
     }
 
     fn instantiated<R>(&self, started: Instant, result: Result<R>) -> Result<R> {
@@ -205,71 +156,5 @@ impl Workload {
             Err(error) => self.failed(error),
         }
         result
-    }
-
-    fn called<R>(&self, started: Instant, result: Result<R>) -> Result<R> {
-        let outcome = match &result {
-            Ok(_) => Outcome::Ok,
-            Err(error) => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-                Some(exit) if exit.0 == 0 => Outcome::Ok,
-                Some(_) => Outcome::Error,
-                None if error.is::<Trap>() => Outcome::Trap,
-                None => Outcome::Error,
-            },
-        };
-        let ns = nanos(started);
-        self.figures.called(outcome, ns);
-        self.first_phase(Phase::FirstCall, ns);
-        if let Err(error) = &result {
-            self.failed(error);
-        }
-        result
-    }
-
-    fn failed(&self, error: &wasmtime::Error) {
-        if let Some(trap) = error.downcast_ref::<Trap>() {
-            self.figures.trapped(*trap);
-            self.shared.tell(Command::Trapped(self.report(error)));
-        }
-    }
-
-    /// What an error of this workload's call says about the guest.
-    pub fn report(&self, error: &wasmtime::Error) -> Arc<TrapReport> {
-        TrapReport::new(self.figures.id(), &self.module, error)
-    }
-}
-
-/// A guest's thread that is alive.
-struct ThreadGuard(Arc<Figures>);
-
-impl Drop for ThreadGuard {
-    fn drop(&mut self) {
-        self.0.threads(-1);
-    }
-}
-
-/// A guest's future: its workload is active around each poll and around its drop, which may run guest code.
-struct Observed<'a, F> {
-    workload: &'a Workload,
-    future: Option<Pin<Box<F>>>,
-}
-
-impl<'a, F: Future> Observed<'a, F> {
-    fn run(workload: &'a Workload, future: F) -> impl Future<Output = F::Output> + use<'a, F> {
-        let mut observed = Self { workload, future: Some(Box::pin(future)) };
-        poll_fn(move |context| {
-            let _active = observed.workload.enter(0);
-            match &mut observed.future {
-                Some(future) => future.as_mut().poll(context),
-                None => std::task::Poll::Pending,
-            }
-        })
-    }
-}
-
-impl<F> Drop for Observed<'_, F> {
-    fn drop(&mut self) {
-        let _active = self.workload.enter(0);
-        self.future = None;
     }
 }

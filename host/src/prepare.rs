@@ -171,6 +171,7 @@ impl Sandscope {
         let start = Arc::new(Start::new(id.clone(), module.clone(), cache, began));
         let workload = Workload::new(self.shared(), id, module.clone(), Arc::clone(&start));
         workload.first_phase(phase, ns);
+        self.shared().pools.watch(engine);
         if let Some(limit) = self.shared().stack_limit(engine) {
             workload.figures().runtime.stack.limited(limit);
         }

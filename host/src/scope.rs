@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +17,9 @@ use crate::aggregate::{self, Command};
 use crate::cache::{CacheError, DEFAULT_LIMIT, ModuleCache};
 use crate::code::CodeRegistry;
 use crate::engine::{self, Doubt};
+use crate::pool::Pools;
 use crate::sampler::{self, Unavailable};
+use crate::span::{self, SpanRecord};
 #[cfg(unix)]
 use crate::stack;
 use crate::workload::Figures;
@@ -193,6 +196,7 @@ impl Builder {
         let cache =
             cache.and_then(|cache| cache.map_err(|error| (self.on_warning)(&Warning::Cache(error))).ok());
         let (commands, inbox) = mpsc::channel(COMMANDS);
+        let (spans, ended) = span::queue();
         let shared = Arc::new(Shared {
             scope: NEXT_SCOPE.fetch_add(1, Ordering::Relaxed),
             hz: if sampler.is_ok() { self.hz } else { 0.0 },
@@ -204,6 +208,9 @@ impl Builder {
             lost_commands: AtomicU64::new(0),
             stack_limits: Mutex::default(),
             closed: AtomicBool::new(false),
+            pools: Pools::default(),
+            spans,
+            lost_spans: AtomicU64::new(0),
             commands,
         });
         if let Err(reason) = sampler {
@@ -215,7 +222,7 @@ impl Builder {
         if let Some(reason) = &access.builtins {
             (self.on_warning)(&Warning::Runtime(reason.clone()));
         }
-        let thread = aggregate::start(Arc::clone(&shared), inbox, self)?;
+        let thread = aggregate::start(Arc::clone(&shared), inbox, ended, self)?;
         Ok(Sandscope(Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) })))
     }
 }
@@ -233,6 +240,11 @@ pub(crate) struct Shared {
     /// Engines that guests were loaded for, with the native stack that they give to a guest.
     stack_limits: Mutex<Vec<(EngineWeak, Option<u64>)>>,
     pub(crate) closed: AtomicBool,
+    pub(crate) pools: Pools,
+    /// Calls that ended and are kept as spans.
+    pub(crate) spans: SyncSender<SpanRecord>,
+    /// Spans that found the queue full.
+    pub(crate) lost_spans: AtomicU64,
     commands: mpsc::Sender<Command>,
 }
 

@@ -1,12 +1,21 @@
-//! A call that ended in a trap, as raw as the engine tells it: module offsets, no names.
+//! A call that ended in a trap, as raw as the engine tells it: module offsets, no names. And where a workload
+//! trapped how often, which a storm of traps updates without a lock or an allocation.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use sandscope_model::{ModuleId, WorkloadId};
 use wasmtime::{Trap, WasmBacktrace};
 
+use crate::span::Bucket;
 use crate::workload::trap_code;
+
+/// Places that are told apart per workload; traps at more are counted by code only.
+const PLACES: usize = 256;
+
+/// Reports per second and workload that the aggregator is told.
+const REPORTS: u32 = 10;
 
 /// A trap with its stack.
 #[derive(Clone, Debug)]
@@ -53,5 +62,90 @@ impl TrapReport {
                 .collect()
         });
         Arc::new(Self { time: SystemTime::now(), workload: workload.clone(), code, message, frames })
+    }
+}
+
+/// Where a workload trapped: (code, offset of the innermost frame) to a count.
+pub(crate) struct Places {
+    slots: [Slot; PLACES],
+    reports: Bucket,
+}
+
+struct Slot {
+    /// Code and offset; 0 is free.
+    key: AtomicU64,
+    count: AtomicU64,
+    /// Whether the aggregator knows a whole stack of it.
+    told: AtomicBool,
+}
+
+/// Bits of a key that hold the offset: files of guests are far smaller.
+const OFFSET_BITS: u32 = 48;
+
+impl Places {
+    pub(crate) const fn new() -> Self {
+        let slots = [const {
+            Slot { key: AtomicU64::new(0), count: AtomicU64::new(0), told: AtomicBool::new(false) }
+        }; PLACES];
+        Self { slots, reports: Bucket::new(REPORTS) }
+    }
+
+    /// Counts a trap. True if it is the first of its place and a report of it should be made: at most ten a
+    /// second of all places.
+    pub(crate) fn count(&self, trap: Trap, error: &wasmtime::Error) -> bool {
+        let innermost = error.downcast_ref::<WasmBacktrace>().and_then(|stack| stack.frames().first());
+        let Some(offset) = innermost.map(|frame| frame.module_offset().unwrap_or(0)) else { return false };
+        let Some(slot) = self.slot(key(trap, offset as u64)) else { return false };
+        slot.count.fetch_add(1, Relaxed);
+        !slot.told.load(Relaxed) && self.reports.take() && !slot.told.swap(true, Relaxed)
+    }
+
+    fn slot(&self, key: u64) -> Option<&Slot> {
+        let start = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize;
+        let (before, after) = self.slots.split_at(start);
+        after.iter().chain(before).find(|slot| {
+            let free = slot.key.compare_exchange(0, key, Relaxed, Relaxed);
+            free.map_or_else(|found| found == key, |_| true)
+        })
+    }
+
+    pub(crate) fn refill(&self) {
+        self.reports.refill();
+    }
+
+    /// How often a report's place was trapped at so far.
+    pub(crate) fn times(&self, code: &str, offset: u64) -> u64 {
+        let same = |slot: &&Slot| {
+            let key = slot.key.load(Relaxed);
+            key & ((1 << OFFSET_BITS) - 1) == offset
+                && (key >> OFFSET_BITS)
+                    .checked_sub(1)
+                    .and_then(|code| Trap::from_u8(code as u8))
+                    .is_some_and(|trap| trap_code(trap) == code)
+        };
+        self.slots.iter().find(same).map_or(0, |slot| slot.count.load(Relaxed))
+    }
+}
+
+fn key(trap: Trap, offset: u64) -> u64 {
+    ((trap as u64 + 1) << OFFSET_BITS) | (offset & ((1 << OFFSET_BITS) - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Places are told apart up to the bound; each keeps its own count, whatever shares its slot.
+    #[test]
+    fn places_are_counted_within_bounds() {
+        let places = Places::new();
+        let trap = Trap::UnreachableCodeReached;
+        let found = (0..1000).filter(|offset| places.slot(key(trap, *offset)).is_some()).count();
+        assert_eq!(found, PLACES);
+        let slot = places.slot(key(trap, 7)).unwrap();
+        slot.count.fetch_add(3, Relaxed);
+        assert_eq!(places.times("unreachable_code_reached", 7), 3);
+        assert_eq!(places.times("unreachable_code_reached", 8), 0);
+        assert_eq!(places.times("stack_overflow", 7), 0);
     }
 }

@@ -8,7 +8,10 @@ use sandscope_model::{AtomicHistogram, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{Point, PointValue};
 use sandscope_proto::start::{Cache, Phase};
-use wasmtime::{ResourceLimiter, Result, Trap};
+use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Result, Trap};
+
+use crate::span::Gate;
+use crate::trap::Places;
 
 use crate::runtime::Runtime;
 
@@ -24,9 +27,20 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [Self; 3] = [Self::Ok, Self::Error, Self::Trap];
+    pub(crate) const ALL: [Self; 3] = [Self::Ok, Self::Error, Self::Trap];
 
-    fn name(self) -> &'static str {
+    pub(crate) fn of<R>(result: &Result<R>) -> Self {
+        let Err(error) = result else { return Self::Ok };
+        match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+            Some(exit) if exit.0 == 0 => Self::Ok,
+            Some(_) => Self::Error,
+            None if error.is::<Trap>() => Self::Trap,
+            None => Self::Error,
+        }
+    }
+
+    /// As attributes spell it.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Error => "error",
@@ -41,7 +55,8 @@ const TRAP_CODES: usize = 64;
 /// Figures of one workload version in this process.
 ///
 /// # Cost
-/// A call is two clock readings and three relaxed additions.
+/// A call is two clock readings, three relaxed additions, two random numbers and one relaxed load; one that is
+/// kept as a span is also a place in a queue.
 pub struct Figures {
     id: WorkloadId,
     /// Index into the scope's workloads; what samples carry.
@@ -49,6 +64,13 @@ pub struct Figures {
     calls: [AtomicHistogram; 3],
     /// By [`Cache`] and [`Phase`], made at the first start of its kind.
     starts: [OnceLock<Box<[AtomicHistogram; Phase::ALL.len()]>>; Cache::ALL.len()],
+    queued: AtomicHistogram,
+    turned_away: AtomicU64,
+    pool_refused: AtomicU64,
+    /// Which calls become spans.
+    pub(crate) gate: Gate,
+    /// Where it trapped.
+    pub(crate) places: Places,
     compile: AtomicHistogram,
     traps: [AtomicU64; TRAP_CODES],
     memory: AtomicI64,
@@ -73,6 +95,11 @@ impl Figures {
             ordinal,
             calls: Default::default(),
             starts: Default::default(),
+            queued: AtomicHistogram::default(),
+            turned_away: AtomicU64::new(0),
+            pool_refused: AtomicU64::new(0),
+            gate: Gate::new(),
+            places: Places::new(),
             compile: AtomicHistogram::default(),
             traps: [const { AtomicU64::new(0) }; TRAP_CODES],
             memory: AtomicI64::new(0),
@@ -97,10 +124,45 @@ impl Figures {
         self.calls[outcome as usize].record_ns(ns);
     }
 
-    pub(crate) fn trapped(&self, trap: Trap) {
-        if let Some(count) = self.traps.get(trap as usize) {
+    pub(crate) fn queued(&self, ns: u64) {
+        self.queued.record_ns(ns);
+    }
+
+    /// Counts a call that was not made because too many ran and waited.
+    pub(crate) fn turned_away(&self) {
+        self.turned_away.fetch_add(1, Relaxed);
+    }
+
+    /// Counts what an error says; true if it is a trap whose stack should be told.
+    pub(crate) fn failed(&self, error: &wasmtime::Error) -> bool {
+        if error.is::<PoolConcurrencyLimitError>() {
+            self.pool_refused.fetch_add(1, Relaxed);
+        }
+        let Some(trap) = error.downcast_ref::<Trap>() else { return false };
+        if let Some(count) = self.traps.get(*trap as usize) {
             count.fetch_add(1, Relaxed);
         }
+        self.places.count(*trap, error)
+    }
+
+    /// Traps by code, those that never came left out.
+    pub(crate) fn traps(&self) -> impl Iterator<Item = (Trap, u64)> {
+        self.traps
+            .iter()
+            .enumerate()
+            .map(|(code, count)| (Trap::from_u8(code as u8), count.load(Relaxed)))
+            .filter_map(|(trap, count)| trap.filter(|_| count > 0).map(|trap| (trap, count)))
+    }
+
+    /// What the aggregator does ten times a second.
+    pub(crate) fn refill(&self) {
+        self.gate.refill();
+        self.places.refill();
+    }
+
+    /// What the aggregator does once a second or so.
+    pub(crate) fn learn(&self) {
+        self.gate.learn(&self.calls[Outcome::Ok as usize]);
     }
 
     /// Counts a phase of a start.
@@ -128,9 +190,13 @@ impl Figures {
                 );
             }
         }
-        let compile = self.compile.snapshot();
-        if compile.count > 0 {
-            out.push(point(Metric::CompileDuration, PointValue::Histogram(compile)));
+        for (metric, histogram) in
+            [(Metric::CompileDuration, &self.compile), (Metric::CallQueueDuration, &self.queued)]
+        {
+            let histogram = histogram.snapshot();
+            if histogram.count > 0 {
+                out.push(point(metric, PointValue::Histogram(histogram)));
+            }
         }
         for (cache, phases) in Cache::ALL.into_iter().zip(&self.starts) {
             for (phase, histogram) in Phase::ALL.into_iter().zip(phases.get().into_iter().flat_map(|b| &**b))
@@ -145,13 +211,18 @@ impl Figures {
                 }
             }
         }
-        for (code, count) in self.traps.iter().enumerate() {
+        for (trap, count) in self.traps() {
+            out.push(
+                point(Metric::Traps, PointValue::Counter(count as f64))
+                    .with(attribute::TRAP_CODE, trap_code(trap)),
+            );
+        }
+        for (metric, count) in
+            [(Metric::CallsRefused, &self.turned_away), (Metric::PoolRefused, &self.pool_refused)]
+        {
             let count = count.load(Relaxed);
-            if let (Some(trap), 1..) = (Trap::from_u8(code as u8), count) {
-                out.push(
-                    point(Metric::Traps, PointValue::Counter(count as f64))
-                        .with(attribute::TRAP_CODE, trap_code(trap)),
-                );
+            if count > 0 {
+                out.push(point(metric, PointValue::Counter(count as f64)));
             }
         }
         for (outcome, count) in [("ok", &self.grows), ("refused", &self.refused)] {
@@ -225,6 +296,11 @@ impl StoreProbe {
     pub fn with_limiter(mut self, inner: impl ResourceLimiter + Sync + 'static) -> Self {
         self.inner = Some(Box::new(inner));
         self
+    }
+
+    /// Bytes of the store's linear memories and GC heaps. They never shrink, so it is their peak as well.
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     fn refused(&self) -> Result<bool> {

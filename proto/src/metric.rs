@@ -81,12 +81,20 @@ metrics! {
     InstantiationDuration = "wasm.instantiation.duration", Histogram, "s";
     /// Time to validate and compile a module.
     CompileDuration = "wasm.module.compile.duration", Histogram, "s";
-    /// Duration of calls into the guest, by `outcome` (ok, trap, exit).
+    /// Duration of calls into the guest, by `outcome` (ok, error, trap).
     CallDuration = "wasm.call.duration", Histogram, "s";
+    /// Time that calls waited before they ran, of those that say so.
+    CallQueueDuration = "wasm.call.queue.duration", Histogram, "s";
+    /// Calls that were turned away because too many ran and waited.
+    CallsRefused = "wasm.call.refused", Counter, "{call}";
     /// Traps, by `wasm.trap.code`.
     Traps = "wasm.traps", Counter, "{trap}";
     /// CPU time of guest code and of the host code that it called, estimated from samples.
     CpuTime = "wasm.cpu.time", Counter, "s";
+    /// Slots in use of the pooling allocators of engines that guests were loaded into, by `wasm.pool.kind`.
+    PoolSlots = "wasm.pool.slots", UpDownCounter, "{slot}";
+    /// Instantiations that found no free slot in a pooling allocator.
+    PoolRefused = "wasm.pool.refused", Counter, "{instantiation}";
     /// Threads that guests started.
     ThreadCount = "wasm.thread.count", UpDownCounter, "{thread}";
     /// Samples taken.
@@ -95,6 +103,10 @@ metrics! {
     SamplesDropped = "sandscope.samples.dropped", Counter, "{sample}";
     /// Threads that ran guests but could not be given a timer.
     ThreadsUnsampled = "sandscope.threads.unsampled", UpDownCounter, "{thread}";
+    /// Spans that were kept, by `sandscope.span.kept` (error, sampled, slow, usual).
+    Spans = "sandscope.spans", Counter, "{span}";
+    /// Spans that were not kept, by `reason`: beyond the rate of their kind, or without room.
+    SpansDropped = "sandscope.spans.dropped", Counter, "{span}";
     /// Export requests, by `signal` and `outcome` (ok, failed, dropped).
     Exports = "sandscope.exports", Counter, "{request}";
 }
@@ -114,7 +126,7 @@ pub mod attribute {
     pub const WORKLOAD_VERSION: &str = "wasm.workload.version";
     /// Trap code, as the engine names it in snake case.
     pub const TRAP_CODE: &str = "wasm.trap.code";
-    /// `ok`, `trap` or `exit` of a call; `ok` or `failed` of an export.
+    /// `ok`, `error` or `trap` of a call; `ok` or `failed` of an export.
     pub const OUTCOME: &str = "outcome";
     /// `ok` or `refused` of a growth.
     pub const GROW_OUTCOME: &str = "wasm.memory.grow.outcome";
@@ -128,6 +140,27 @@ pub mod attribute {
     pub const START_PHASE: &str = "wasm.start.phase";
     /// `hit`, `miss` or `none` of the cache of compiled modules.
     pub const START_CACHE: &str = "wasm.start.cache";
+    /// What the slots of a pool are for: `core_instance`, `component_instance`, `memory`, `table`, `stack`,
+    /// `gc_heap`.
+    pub const POOL_KIND: &str = "wasm.pool.kind";
+    /// Span: why it was kept.
+    pub const KEPT: &str = "sandscope.span.kept";
+    /// Span: time that the call waited before it ran, in seconds.
+    pub const CALL_QUEUED: &str = "wasm.call.queue.duration";
+    /// Span: CPU time of guest code, in seconds.
+    pub const CALL_CPU: &str = "wasm.call.cpu.time";
+    /// Span: time in which the call did not run, in seconds.
+    pub const CALL_OFF_CPU: &str = "wasm.call.off_cpu.time";
+    /// Span: linear memory of the store at its largest, in bytes.
+    pub const MEMORY_PEAK: &str = "wasm.memory.peak";
+    /// Span: stack of the call at its deepest, in bytes.
+    pub const STACK_USED: &str = "wasm.stack.used";
+    /// Span: class of an error: a trap code, an HTTP status, or `error`.
+    pub const ERROR_TYPE: &str = "error.type";
+    /// Span: HTTP method, `_OTHER` for one that HTTP does not define.
+    pub const HTTP_METHOD: &str = "http.request.method";
+    /// Span: HTTP status.
+    pub const HTTP_STATUS: &str = "http.response.status_code";
     /// Why something was dropped.
     pub const REASON: &str = "reason";
     /// `metrics`, `profiles`.

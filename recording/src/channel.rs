@@ -16,12 +16,20 @@ pub(crate) enum Topic {
     Traps,
     Locks,
     ColdStarts,
+    Spans,
     Samples,
 }
 
 impl Topic {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Modules, Self::Metrics, Self::Traps, Self::ColdStarts, Self::Locks, Self::Samples];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Modules,
+        Self::Metrics,
+        Self::Traps,
+        Self::ColdStarts,
+        Self::Locks,
+        Self::Spans,
+        Self::Samples,
+    ];
 
     /// MCAP topic.
     pub(crate) fn name(self) -> &'static str {
@@ -31,6 +39,7 @@ impl Topic {
             Self::Traps => "traps",
             Self::Locks => "locks",
             Self::ColdStarts => "cold_starts",
+            Self::Spans => "spans",
             Self::Samples => "samples",
         }
     }
@@ -47,6 +56,7 @@ impl Topic {
             Self::Traps => 3,
             Self::ColdStarts => 4,
             Self::Locks => 5,
+            Self::Spans => 6,
             Self::Samples => FIRST_STREAM,
         }
     }
@@ -71,6 +81,10 @@ impl Topic {
             Self::Traps => (3, "sandscope.recording.v1.Trap", DESCRIPTORS),
             Self::Samples => (4, "sandscope.recording.v1.Samples", DESCRIPTORS),
             Self::ColdStarts => (5, "sandscope.recording.v1.ColdStart", DESCRIPTORS),
+            Self::Spans => {
+                let name = "opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest";
+                (7, name, OTLP_DESCRIPTORS)
+            }
         }
     }
 }

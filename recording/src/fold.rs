@@ -7,7 +7,8 @@ use mcap::records::op;
 use prost::Message as _;
 use sandscope_model::{ModuleId, Profile, SampleKind, WorkloadId};
 use sandscope_proto::otel::collector::metrics::v1::ExportMetricsServiceRequest;
-use sandscope_proto::otlp::MetricBatch;
+use sandscope_proto::otel::collector::trace::v1::ExportTraceServiceRequest;
+use sandscope_proto::otlp::{MetricBatch, SpanBatch};
 use sandscope_proto::{MAX_MESSAGE, recording as wire, stacks, start};
 
 use crate::channel::Topic;
@@ -71,6 +72,7 @@ pub(crate) struct Fold {
     /// The last message of each workload.
     pub locks: Vec<wire::Locks>,
     pub cold_starts: Vec<wire::ColdStart>,
+    pub spans: u64,
     pub lost: Lost,
     /// Latest time that a message names, in nanoseconds since 1970.
     pub last_unix_nano: u64,
@@ -126,10 +128,15 @@ impl Fold {
             }
             Topic::Traps => {
                 let trap = wire::Trap::decode(message.data).ok()?;
-                if trap.version > stacks::VERSION || self.traps.len() >= MAX_TRAPS {
+                if trap.version > stacks::VERSION {
                     return None;
                 }
-                self.traps.push(trap);
+                self.trap(trap)?;
+            }
+            Topic::Spans => {
+                for batch in span_batches(message)? {
+                    self.spans += batch.spans.len() as u64;
+                }
             }
             Topic::Locks => {
                 let locks = wire::Locks::decode(message.data).ok()?;
@@ -154,6 +161,29 @@ impl Fold {
         }
         Some(())
     }
+
+    /// Traps of one signature are one entry: the first one's stack, the highest count.
+    fn trap(&mut self, mut trap: wire::Trap) -> Option<()> {
+        fn signature(trap: &wire::Trap) -> impl PartialEq + '_ {
+            (&trap.workload, &trap.workload_version, &trap.code, trap.frames.first())
+        }
+        // Writers without counts wrote each trap by itself.
+        if trap.count > 0
+            && let Some(known) = self.traps.iter_mut().find(|known| signature(known) == signature(&trap))
+        {
+            known.count = known.count.max(trap.count);
+            return Some(());
+        }
+        trap.count = trap.count.max(1);
+        let room = self.traps.len() < MAX_TRAPS;
+        room.then(|| self.traps.push(trap))
+    }
+}
+
+/// The batches of a message of spans.
+pub(crate) fn span_batches(message: &Message<'_>) -> Option<Vec<SpanBatch>> {
+    let request = ExportTraceServiceRequest::decode(message.data).ok()?;
+    Some(SpanBatch::from_otlp(&request).0)
 }
 
 /// The batches of a metrics message.

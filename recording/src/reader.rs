@@ -11,11 +11,11 @@ use sandscope_model::text::visible;
 use sandscope_model::units::bytes as human_bytes;
 use sandscope_model::{ModuleId, WorkloadId};
 use sandscope_proto::MAX_DEBUG_INFO;
-use sandscope_proto::otlp::MetricBatch;
+use sandscope_proto::otlp::{MetricBatch, SpanBatch};
 use sandscope_proto::recording::{ColdStart, Locks, Trap};
 
 use crate::channel::{PROFILE, Topic, attachment_id};
-use crate::fold::{Fold, Lost, for_each_message, metric_batches};
+use crate::fold::{Fold, Lost, Message, for_each_message, metric_batches, span_batches};
 use crate::head::Reading;
 use crate::scan::{Piece, Scanner};
 use crate::{
@@ -44,6 +44,7 @@ pub struct Recording {
     traps: Vec<Trap>,
     locks: Vec<Locks>,
     cold_starts: Vec<ColdStart>,
+    spans: u64,
     /// Place and size of debug info.
     debug: HashMap<ModuleId, (u64, u64)>,
 }
@@ -83,6 +84,7 @@ impl Recording {
             traps: fold.traps,
             locks: fold.locks,
             cold_starts: fold.cold_starts,
+            spans: fold.spans,
             debug,
         })
     }
@@ -133,7 +135,12 @@ impl Recording {
         &self.metrics
     }
 
-    /// Traps, oldest first.
+    /// How many spans were recorded; [`Recording::each_span_batch`] reads them.
+    pub fn spans(&self) -> u64 {
+        self.spans
+    }
+
+    /// Traps by signature, oldest first; each tells how often it came.
     pub fn traps(&self) -> &[Trap] {
         &self.traps
     }
@@ -197,14 +204,30 @@ impl Recording {
     /// # Errors
     /// The device failed.
     pub fn history(&self, mut visit: impl FnMut(MetricBatch)) -> io::Result<()> {
+        self.each_message(Topic::Metrics, |message| {
+            metric_batches(message).into_iter().flatten().for_each(&mut visit);
+        })
+    }
+
+    /// Reads the file again and calls back for every batch of spans, in the order in which they ended.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn each_span_batch(&self, mut visit: impl FnMut(SpanBatch)) -> io::Result<()> {
+        self.each_message(Topic::Spans, |message| {
+            span_batches(message).into_iter().flatten().for_each(&mut visit);
+        })
+    }
+
+    fn each_message(&self, topic: Topic, mut visit: impl FnMut(&Message<'_>)) -> io::Result<()> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut scanner) = Scanner::new(&mut *source)? else { return Ok(()) };
         let mut topics = HashMap::new();
         while let Some(piece) = scanner.next()? {
             let Piece::Chunk(chunk) = piece else { continue };
             for_each_message(&chunk, &mut topics, |message| {
-                if message.topic == Some(Topic::Metrics) {
-                    metric_batches(&message).into_iter().flatten().for_each(&mut visit);
+                if message.topic == Some(topic) {
+                    visit(&message);
                 }
             });
         }

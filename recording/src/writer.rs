@@ -11,7 +11,7 @@ use std::path::Path;
 use mcap::records::MessageHeader;
 use sandscope_model::profile::Weight;
 use sandscope_model::{ModuleId, Profile, SampleKind, WorkloadId};
-use sandscope_proto::otlp::MetricBatch;
+use sandscope_proto::otlp::{MetricBatch, SpanBatch};
 use sandscope_proto::recording as wire;
 use sandscope_proto::stacks::{StackEncoder, VERSION};
 
@@ -32,6 +32,9 @@ const MAX_ENTRIES: usize = 100_000;
 
 /// Points of one message of metrics.
 const MAX_POINTS: usize = 4096;
+
+/// Spans of one message.
+const MAX_SPANS: usize = 4096;
 
 /// Modules whose announcement is remembered, so that it is written once.
 const MAX_MODULES: usize = 10_000;
@@ -201,7 +204,21 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds a trap and flushes: it may be the last thing that is heard of the process.
+    /// Adds spans.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn spans(&mut self, batch: &SpanBatch) -> Result<(), WriteError> {
+        for spans in batch.spans.chunks(MAX_SPANS) {
+            let time = spans.iter().map(|span| span.end_unix_nano).max().unwrap_or(0);
+            let part = SpanBatch { resource: batch.resource.clone(), spans: spans.to_vec() };
+            self.message(Topic::Spans.channel(), time, &part.to_otlp())?;
+        }
+        Ok(())
+    }
+
+    /// Adds a trap and flushes: it may be the last thing that is heard of the process. A second one of the
+    /// same signature raises the count of the first; see [`wire::Trap`].
     ///
     /// # Errors
     /// The file takes no more bytes; see [`WriteError`].

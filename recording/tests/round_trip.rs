@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use sandscope_model::profile::Weight;
 use sandscope_model::{Frame, Profile, SampleKind};
 use sandscope_proto::metric::Metric;
-use sandscope_proto::otlp::{MetricBatch, PointValue};
+use sandscope_proto::otlp::{MetricBatch, PointValue, SpanBatch};
+use sandscope_proto::recording::{Trap, TrapFrame};
 use sandscope_recording::{
     DebugInfoError, Head, ModuleInfo, OpenError, Recording, SampleBatch, WhatItIs, WriteError, Writer,
 };
@@ -40,6 +41,30 @@ fn a_finished_recording_comes_back_whole() {
     let mut history: Vec<MetricBatch> = Vec::new();
     recording.history(|batch| history.push(batch)).unwrap();
     assert_eq!(history, (1..=SECONDS).map(metrics).collect::<Vec<_>>());
+
+    let mut batches: Vec<SpanBatch> = Vec::new();
+    recording.each_span_batch(|batch| batches.push(batch)).unwrap();
+    assert_eq!(batches, (1..=SECONDS).map(spans).collect::<Vec<_>>());
+    assert_eq!(recording.spans(), 2 * SECONDS);
+}
+
+/// Traps of one signature are one entry with the last count, whichever of its messages survived.
+#[test]
+fn traps_of_one_signature_are_one_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let mut writer = Writer::create(&path, &head()).unwrap();
+    let mut first = trap();
+    first.frames.push(TrapFrame { module_id: "deadbeef".into(), offset: 9, function: 1 });
+    let again = Trap { count: 10_000, ..trap() };
+    let elsewhere = Trap { code: "stack_overflow".into(), ..trap() };
+    let of_an_old_writer = Trap { count: 0, ..trap() };
+    for trap in [&first, &elsewhere, &again, &of_an_old_writer] {
+        writer.trap(trap).unwrap();
+    }
+    writer.finish().unwrap();
+    let recording = Recording::open(&path).unwrap();
+    assert_eq!(recording.traps(), [Trap { count: 10_000, ..first }, elsewhere, trap()]);
 }
 
 /// The file is an ordinary MCAP file: the container's own reader takes it, checksums and index included,
@@ -55,7 +80,8 @@ fn other_mcap_readers_read_it() {
         .unwrap()
         .map(|message| message.unwrap().channel.topic.clone())
         .collect();
-    assert_eq!(topics, ["cold_starts", "metrics", "modules", "samples", "traps"].map(str::to_owned).into());
+    let known = ["cold_starts", "metrics", "modules", "samples", "spans", "traps"];
+    assert_eq!(topics, known.map(str::to_owned).into());
     let [attachment] = &summary.attachment_indexes[..] else { panic!("one attachment") };
     assert_eq!(attachment.name, "debug/deadbeef.wasm.zst");
     assert_eq!(attachment.media_type, "application/zstd");

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use sandscope_host::runner::{GuestFile, Runner};
+use sandscope_host::runner::{GuestFile, Runner, ServeLimits};
 
 use crate::args::ServeArgs;
 use crate::problem::Problem;
@@ -17,11 +17,17 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode, Problem> {
     let scope = super::scope(&args.identity, &args.cache)?;
     let guest = Runner::new(&scope)?.http(&file)?;
     let grants = super::grants(&args.given, vec![file.name.clone()]);
+    let limits = ServeLimits {
+        reuse: args.reuse,
+        max_concurrent: args.max_concurrent,
+        request_timeout: (!args.request_timeout.is_zero()).then_some(args.request_timeout),
+        max_body: args.max_body,
+    };
     let runtime = crate::runtime()?;
     let result = runtime.block_on(async move {
         let listener = tokio::net::TcpListener::bind(args.addr).await?;
         eprintln!("sandscope: serving {} on http://{}", file.name, listener.local_addr()?);
-        guest.serve(listener, grants, crate::commands::collect::interrupted()).await
+        guest.serve(listener, grants, limits, crate::commands::collect::interrupted()).await
     });
     runtime.shutdown_background();
     scope.shutdown();

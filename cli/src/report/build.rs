@@ -225,5 +225,6 @@ fn one_trap(trap: &wire::Trap, started: u64, symbols: &Symbols) -> Trap {
         frames: frames.collect(),
         version: (!trap.workload_version.is_empty()).then(|| trap.workload_version.clone()),
         at_s: (started > 0).then(|| trap.time_unix_nano.saturating_sub(started) as f64 / 1e9),
+        count: trap.count,
     }
 }

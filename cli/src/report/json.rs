@@ -225,6 +225,8 @@ pub struct Trap {
     pub version: Option<String>,
     /// Seconds after the start of the recording.
     pub at_s: Option<f64>,
+    /// Traps with this code at this place.
+    pub count: u64,
 }
 
 /// A frame of a trap, innermost first; inlined ones are frames of their own.

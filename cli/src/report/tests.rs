@@ -256,6 +256,7 @@ fn metrics_and_traps_are_told() {
             code: "memory_out_of_bounds".into(),
             message: "out of bounds memory access".into(),
             frames,
+            count: 3,
         };
         writer.trap(&trap).unwrap();
     });
@@ -278,12 +279,13 @@ fn metrics_and_traps_are_told() {
     assert_eq!(document["recording"]["duration_s"], 3.0);
     let trap = &document["traps"][0];
     assert_eq!((&trap["code"], &trap["at_s"]), (&json!("memory_out_of_bounds"), &json!(2.5)));
+    assert_eq!(trap["count"], 3);
     assert_eq!(trap["frames"][0]["function"], "wasm-function[3]");
     assert_eq!((&trap["frames"][0]["offset"], &trap["frames"][0]["line"]), (&json!(77), &Value::Null));
 
     let text = report.text();
     for part in [
-        "crash trapped after 2.50 s: out of bounds memory access",
+        "crash trapped 3 times, first after 2.50 s: out of bounds memory access",
         "memory of crash: peak 4.00 MiB",
         "start of crash: compile 250 ms",
         "no debug info of module ab",

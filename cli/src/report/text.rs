@@ -83,9 +83,10 @@ fn header(out: &mut String, name: &str, document: &Document) -> std::fmt::Result
 fn one_trap(out: &mut String, trap: &Trap) -> std::fmt::Result {
     let at = trap.at_s.map_or_else(String::new, |at| format!(" after {}", units::duration(at)));
     let words = trap.code.replace('_', " ");
+    let times = if trap.count > 1 { format!(" {} times, first", trap.count) } else { String::new() };
     writeln!(
         out,
-        "{} trapped{at}: {} ({})",
+        "{} trapped{times}{at}: {} ({})",
         visible(&trap.workload),
         visible(&trap.message),
         visible(&words)

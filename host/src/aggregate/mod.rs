@@ -4,21 +4,25 @@
 //! ```text
 //! rings --100 ms--> RawFold --interval--> per-workload profiles --> OTLP
 //!                                    \--1 s--> recording
+//! spans --100 ms--> Spans --interval, 1 s-------^
 //! commands (loaded code, traps, stop) ----------^
 //! ```
 
 mod fold;
 mod locks;
 mod record;
+mod spans;
+mod traps;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use sandscope_model::{ModuleId, SampleKind, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
-use sandscope_proto::otlp::{MetricBatch, Point, PointValue};
+use sandscope_proto::otlp::{MetricBatch, Point, PointValue, SpanBatch};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle as JoinTask;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -29,6 +33,7 @@ use crate::cold::Start;
 use crate::export::{Exporter, Outgoing};
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
 use crate::sites::Sites;
+use crate::span::SpanRecord;
 use crate::trap::TrapReport;
 use crate::{agent, debug_info, facade, sampler};
 
@@ -36,6 +41,8 @@ pub(crate) use fold::Settled;
 use fold::{Pending, RawFold};
 use locks::Locks;
 use record::Recorder;
+use spans::{Spans, Wanted};
+use traps::TrapLog;
 
 /// Time between drains: a ring holds the deepest stacks of this long at the default rate.
 const DRAIN: Duration = Duration::from_millis(100);
@@ -50,7 +57,7 @@ pub(crate) enum Command {
     Loaded(NewCode),
     /// A module could not be put into the cache.
     CacheFailed(CacheError),
-    /// A call trapped.
+    /// A call trapped at a place where none did before.
     Trapped(Arc<TrapReport>),
     /// Send what is left and end.
     Stop,
@@ -72,6 +79,7 @@ pub(crate) struct NewCode {
 pub(crate) fn start(
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Command>,
+    ended: Receiver<SpanRecord>,
     settings: Builder,
 ) -> Result<JoinHandle<()>, BuildError> {
     let recorder = settings.record.as_deref().map(|path| Recorder::create(path, &shared)).transpose()?;
@@ -100,6 +108,7 @@ pub(crate) fn start(
                     None => None,
                 };
                 let started = unix_nanos(SystemTime::now());
+                let wanted = Wanted { record: recorder.is_some(), export: exporter.is_some() };
                 let mut aggregator = Aggregator {
                     shared,
                     settings,
@@ -110,6 +119,8 @@ pub(crate) fn start(
                     raw: RawFold::default(),
                     pending: Pending::default(),
                     locks: Locks::default(),
+                    spans: Spans::new(ended, wanted),
+                    traps: TrapLog::default(),
                     waiting: Vec::new(),
                     dropped: 0,
                     started,
@@ -135,6 +146,8 @@ struct Aggregator {
     raw: RawFold,
     pending: Pending,
     locks: Locks,
+    spans: Spans,
+    traps: TrapLog,
     /// Retired code that a handler might still have been reading at the last settling.
     waiting: Vec<Arc<Code>>,
     /// Samples that found no room, since the start.
@@ -162,6 +175,7 @@ impl Aggregator {
                 },
                 _ = drain.tick() => {
                     self.drain();
+                    self.shared.all_figures().iter().for_each(|figures| figures.refill());
                     if self.shared.closed.load(Ordering::Acquire) && inbox.is_empty() {
                         break;
                     }
@@ -169,7 +183,7 @@ impl Aggregator {
                 () = sleep_until(next_record), if self.recorder.is_some() => {
                     next_record = Instant::now() + RECORD;
                     self.settle();
-                    self.write();
+                    self.write(false);
                 }
                 () = sleep_until(next_export) => {
                     next_export = Instant::now() + self.settings.interval;
@@ -191,10 +205,10 @@ impl Aggregator {
             Command::Loaded(code) => self.loaded(&code),
             Command::Trapped(trap) => {
                 if let Some(recorder) = &mut self.recorder {
-                    recorder.trap(&trap);
+                    recorder.trap(&self.traps.first(&trap));
                     // At a trap at once: the process may be about to end.
                     self.settle();
-                    self.write();
+                    self.write(false);
                 }
             }
             Command::CacheFailed(error) => {
@@ -230,6 +244,7 @@ impl Aggregator {
     fn drain(&mut self) {
         let raw = &mut self.raw;
         self.dropped += sampler::drain(self.shared.scope, |record| raw.add(record));
+        self.spans.drain(&self.shared.all_figures());
     }
 
     /// Turns program counters into offsets and lets go of code that nothing refers to any more.
@@ -243,6 +258,7 @@ impl Aggregator {
         let quiet = sampler::reclaim_tables();
         self.drain();
         let figures = self.shared.all_figures();
+        figures.iter().for_each(|figures| figures.learn());
         let period = if self.shared.hz > 0.0 { (1e9 / self.shared.hz) as u64 } else { 0 };
         let settled = self.raw.settle(&CodeView::new(all), period);
         for (ordinal, profile) in settled.profiles {
@@ -269,9 +285,12 @@ impl Aggregator {
 
     fn metrics(&self) -> MetricBatch {
         let mut points = Vec::new();
-        for figures in self.shared.all_figures() {
-            figures.points(&mut points);
-        }
+        let all = self.shared.all_figures();
+        all.iter().for_each(|figures| figures.points(&mut points));
+        let now = unix_nanos(SystemTime::now());
+        let lost = self.shared.lost_spans.load(Ordering::Relaxed);
+        self.spans.points(&all, lost, now, &mut points);
+        self.shared.pools.points(&mut points);
         let counter = |n: u64| PointValue::Counter(n as f64);
         points.push(
             Point::of(Metric::SamplesDropped, None, counter(self.dropped)).with(attribute::REASON, "no_room"),
@@ -281,7 +300,6 @@ impl Aggregator {
         if let Some(exporter) = &self.exporter {
             exporter.points(&mut points);
         }
-        let now = unix_nanos(SystemTime::now());
         for point in &mut points {
             point.time_unix_nano = now;
             point.start_unix_nano = self.started;
@@ -296,7 +314,8 @@ impl Aggregator {
         let metrics = self.metrics();
         let hz = self.shared.hz;
         if let Some(exporter) = &mut self.exporter {
-            exporter.send(Outgoing { metrics, profiles: self.pending.take(), hz });
+            let spans = self.spans.take();
+            exporter.send(Outgoing { metrics, spans, profiles: self.pending.take(), hz });
         }
     }
 
@@ -304,7 +323,8 @@ impl Aggregator {
         let Some(failure) = done.failure else {
             return;
         };
-        // Metrics are cumulative and come again by themselves; samples are put back.
+        // Metrics are cumulative and come again by themselves; spans and samples are put back.
+        self.spans.put_back(done.outgoing.spans);
         self.dropped += self.pending.put_back(done.outgoing.profiles);
         if !self.warned {
             self.warned = true;
@@ -313,16 +333,22 @@ impl Aggregator {
         }
     }
 
-    fn write(&mut self) {
+    /// Brings the recording up to date, `end` for the last time.
+    fn write(&mut self, end: bool) {
         let metrics = self.metrics();
         let Some(recorder) = &mut self.recorder else { return };
+        let spans = self.spans.take_recorded();
+        recorder.spans(&SpanBatch { resource: self.shared.resource.clone(), spans });
+        for figures in self.shared.all_figures() {
+            self.traps.risen(&figures, end).iter().for_each(|trap| recorder.trap(trap));
+        }
         recorder.metrics(&metrics);
         for (ordinal, locks) in self.locks.changed() {
             if let Some(figures) = self.shared.all_figures().get(ordinal as usize) {
                 recorder.locks(figures.id(), locks);
             }
         }
-        recorder.cold_starts(false);
+        recorder.cold_starts(end);
         recorder.flush();
         if let Some(reason) = recorder.take_failure() {
             let path = recorder.path().to_owned();
@@ -334,7 +360,7 @@ impl Aggregator {
         self.settle();
         // Nothing new can refer to retired code: no call is active any more.
         self.waiting.clear();
-        self.write();
+        self.write(true);
         if let Some(recorder) = self.recorder.take()
             && let Err((path, reason)) = recorder.finish()
         {

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use sandscope_model::{SampleKind, WorkloadId};
-use sandscope_proto::otlp::MetricBatch;
-use sandscope_proto::recording::{self as wire, Lock, Trap, TrapFrame};
+use sandscope_proto::otlp::{MetricBatch, SpanBatch};
+use sandscope_proto::recording::{self as wire, Lock, Trap};
 use sandscope_recording::{Head, ModuleInfo, SampleBatch, WriteError, Writer};
 
 use super::{NewCode, Settled};
 use crate::cold::Start;
 use crate::debug_info::Compressed;
 use crate::scope::{BuildError, Shared, unix_nanos};
-use crate::trap::TrapReport;
 
 /// Starts that are waited for; beyond, the oldest is written as it is.
 const MAX_STARTING: usize = 1000;
@@ -105,25 +104,12 @@ impl Recorder {
         self.write(|writer| writer.metrics(metrics));
     }
 
-    pub(super) fn trap(&mut self, trap: &TrapReport) {
-        let message = Trap {
-            version: sandscope_proto::stacks::VERSION,
-            time_unix_nano: unix_nanos(trap.time),
-            workload: trap.workload.name.to_string(),
-            workload_version: trap.workload.version.to_string(),
-            code: trap.code.clone(),
-            message: trap.message.clone(),
-            frames: trap
-                .frames
-                .iter()
-                .map(|frame| TrapFrame {
-                    module_id: frame.module.as_str().to_owned(),
-                    offset: frame.offset,
-                    function: frame.function,
-                })
-                .collect(),
-        };
-        self.write(|writer| writer.trap(&message));
+    pub(super) fn trap(&mut self, trap: &Trap) {
+        self.write(|writer| writer.trap(trap));
+    }
+
+    pub(super) fn spans(&mut self, spans: &SpanBatch) {
+        self.write(|writer| writer.spans(spans));
     }
 
     pub(super) fn locks(&mut self, workload: &WorkloadId, locks: Vec<Lock>) {

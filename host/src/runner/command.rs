@@ -54,7 +54,7 @@ pub(super) struct ComponentState {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     table: ResourceTable,
-    probe: StoreProbe,
+    pub(super) probe: StoreProbe,
 }
 
 impl WasiView for ComponentState {
@@ -126,7 +126,7 @@ impl Command {
         let started = Instant::now();
         let mut linker: Linker<ModuleState> = Linker::new(engine);
         p1::add_to_linker_async(&mut linker, |state| &mut state.wasi).map_err(|error| link(&error))?;
-        let workload = loaded.workload().clone();
+        let workload = loaded.workload().named("_start");
         let mut store = module_store(engine, &workload, &Grants::default(), None)?;
         let shared = SharedGuest::link(&mut linker, &loaded, &store).map_err(|error| link(&error))?;
         let missing: Vec<String> = loaded
@@ -149,7 +149,7 @@ impl Command {
     ) -> Result<Self, RunError> {
         let started = Instant::now();
         let linker = component_linker(engine, name)?;
-        let workload = loaded.workload().clone();
+        let workload = loaded.workload().named("wasi:cli/run.run");
         let pre = linker
             .instantiate_pre(&loaded)
             .map_err(|error| RunError::Link { name: name.to_owned(), message: one_line(&error) })?;
@@ -188,7 +188,9 @@ impl Command {
                     Err(error) => return Ok(ended(&self.workload, &error)),
                 };
                 let run = command.wasi_cli_run().call_run(&mut store);
-                Ok(match self.workload.call_async(run).await {
+                let (result, mut span) = self.workload.request().call_async(run).await;
+                span.peak_memory(store.data().probe.size());
+                Ok(match result {
                     Ok(Ok(())) => Ended::Exit(0),
                     Ok(Err(())) => Ended::Exit(1),
                     Err(error) => ended(&self.workload, &error),
@@ -216,9 +218,12 @@ impl Command {
             Ok(instance) => instance,
             Err(error) => return Ok(ended(&self.workload, &error)),
         };
+        let workload = self.workload.named(function);
         let function = instance.get_func(&mut store, function).ok_or_else(no_entry)?;
         let call = function.call_async(&mut store, &args, &mut results);
-        Ok(match self.workload.call_async(call).await {
+        let (result, mut span) = workload.request().call_async(call).await;
+        span.peak_memory(store.data().probe.size());
+        Ok(match result {
             Ok(()) => Ended::Returned(results.iter().map(print).collect()),
             Err(error) => ended(&self.workload, &error),
         })
@@ -242,7 +247,7 @@ pub(super) async fn instantiate(
 ) -> wasmtime::Result<Instance> {
     let instance = workload.instantiate_async(pre.instantiate_async(&mut *store)).await?;
     if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, "_initialize") {
-        workload.call_async(initialize.call_async(&mut *store, ())).await?;
+        workload.named("_initialize").call_async(initialize.call_async(&mut *store, ())).await?;
     }
     Ok(instance)
 }
@@ -263,7 +268,9 @@ pub(super) async fn start(
     let result = async {
         let instance = instantiate(pre, workload, store).await?;
         let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-        workload.call_async(start.call_async(&mut *store, ())).await
+        let (result, mut span) = workload.request().call_async(start.call_async(&mut *store, ())).await;
+        span.peak_memory(store.data().probe.size());
+        result
     };
     Ok(match result.await {
         Ok(()) => Ended::Exit(0),

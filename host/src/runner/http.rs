@@ -1,30 +1,37 @@
-//! wasi:http components: an instance per request, over a socket or called in process.
+//! wasi:http components: one request at a time in an instance that is new or was used before, called in process
+//! or over a socket (`serve`).
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Instant;
+mod serve;
+
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use wasmtime::Engine;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::component::Component;
+use wasmtime::{Engine, Store};
 use wasmtime_wasi_http::WasiHttpView;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::Grants;
 use super::command::{ComponentState, component_linker, component_store};
 use super::error::{RunError, one_line};
 use crate::load::{Loaded, Workload};
+use crate::span::TraceParent;
+
+pub use serve::ServeLimits;
 
 /// Largest answer that [`HttpGuest::request`] collects, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
+
+/// What its calls are named after: the interface's function, without a version.
+const ENTRY: &str = "wasi:http/incoming-handler.handle";
 
 /// A compiled wasi:http component. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +52,58 @@ pub struct Response {
     pub body: Bytes,
 }
 
+/// The answer to a client whose request took too long.
+const TOO_LATE: hyper::StatusCode = hyper::StatusCode::GATEWAY_TIMEOUT;
+
+/// The guest took longer than it may.
+#[derive(Debug, thiserror::Error)]
+#[error("the guest took longer than it may for a request")]
+struct TimedOut;
+
+/// An instance and how often it was used.
+struct Instance {
+    store: Store<ComponentState>,
+    /// `None` before its first request.
+    proxy: Option<Proxy>,
+    served: u32,
+}
+
+/// Instances between two requests. There are never more than requests at the same time.
+struct Idle {
+    instances: Mutex<Vec<Instance>>,
+    /// Requests that an instance handles in all.
+    reuse: u32,
+}
+
+impl Idle {
+    fn take(&self) -> Option<Instance> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Takes back an instance that is sound; one that was used up is dropped.
+    fn give(&self, instance: Instance) {
+        if instance.served < self.reuse {
+            self.instances.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
+        }
+    }
+}
+
+/// How a request is handled.
+#[derive(Default)]
+struct Turn {
+    /// Where instances come from; without it they are new.
+    idle: Option<Arc<Idle>>,
+    queued: Option<Duration>,
+    timeout: Option<Duration>,
+    /// Held until the guest is done, which may be after its answer.
+    slot: Option<OwnedSemaphorePermit>,
+}
+
+/// What a guest sends before it goes on with the body.
+type Sent = Result<hyper::Response<HyperOutgoingBody>, ErrorCode>;
+
+type Answer = wasmtime::Result<hyper::Response<HyperOutgoingBody>>;
+
 impl HttpGuest {
     pub(super) fn new(engine: &Engine, loaded: Loaded<Component>, name: &str) -> Result<Self, RunError> {
         let started = Instant::now();
@@ -54,7 +113,7 @@ impl HttpGuest {
             .map_err(|error| RunError::Link { name: name.to_owned(), message: one_line(&error) })?;
         let pre = ProxyPre::new(pre).map_err(|_| RunError::NotHttp { name: name.to_owned() })?;
         loaded.workload().was_linked_in(started.elapsed());
-        Ok(Self { pre, workload: loaded.workload().clone(), loaded: Arc::new(loaded) })
+        Ok(Self { pre, workload: loaded.workload().named(ENTRY), loaded: Arc::new(loaded) })
     }
 
     /// The workload that it is.
@@ -62,38 +121,7 @@ impl HttpGuest {
         &self.workload
     }
 
-    /// Handles one request in an instance of its own.
-    async fn handle<B>(
-        &self,
-        request: hyper::Request<B>,
-        grants: &Grants,
-    ) -> wasmtime::Result<hyper::Response<HyperOutgoingBody>>
-    where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<wasmtime_wasi_http::Error>,
-    {
-        let mut store = component_store(self.loaded.engine(), &self.workload, grants)
-            .map_err(|error| wasmtime::Error::msg(error.to_string()))?;
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
-        let out = store.data_mut().http().new_response_outparam(sender)?;
-        let (pre, workload) = (self.pre.clone(), self.workload.clone());
-        // The guest may go on after it has sent the head of its answer.
-        let task = tokio::spawn(async move {
-            let proxy = workload.instantiate_async(pre.instantiate_async(&mut store)).await?;
-            let handler = proxy.wasi_http_incoming_handler();
-            workload.call_async(handler.call_handle(&mut store, request, out)).await
-        });
-        match receiver.await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => {
-                task.await??;
-                Err(wasmtime::Error::msg("the guest answered nothing"))
-            }
-        }
-    }
-
-    /// Handles a request made in this process and collects the answer.
+    /// Handles a request made in this process, in an instance of its own, and collects the answer.
     ///
     /// # Errors
     /// The guest's trap, or an answer that is larger than 16 MiB.
@@ -106,7 +134,7 @@ impl HttpGuest {
             http_body_util::Full::new(body).map_err(|never: std::convert::Infallible| match never {})
         });
         let request = request.map(|body| body.map_err(|never: wasmtime_wasi_http::Error| never));
-        let answer = self.handle(request, grants).await?;
+        let answer = self.handle(request, grants, Turn::default()).await?;
         let (parts, body) = answer.into_parts();
         let body = http_body_util::Limited::new(body, MAX_ANSWER)
             .collect()
@@ -121,73 +149,118 @@ impl HttpGuest {
         Ok(Response { status: parts.status.as_u16(), headers, body })
     }
 
-    /// Serves connections (HTTP/1.1, keep-alive) until `shutdown`, then lets open requests end for up to
-    /// five seconds.
-    ///
-    /// # Errors
-    /// The listener's.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        grants: Grants,
-        shutdown: impl Future<Output = ()>,
-    ) -> std::io::Result<()> {
-        let guest = Arc::new((self, grants));
-        let mut connections = JoinSet::new();
-        let (stop, _) = tokio::sync::watch::channel(false);
-        tokio::pin!(shutdown);
-        loop {
-            let (stream, _): (_, SocketAddr) = tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok(accepted) => accepted,
-                    // Out of descriptors, or a peer that is gone already: neither ends the server.
-                    Err(_) => {
-                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                        continue;
-                    }
-                },
-                () = &mut shutdown => break,
-            };
-            while connections.try_join_next().is_some() {}
-            let (guest, mut stopped) = (Arc::clone(&guest), stop.subscribe());
-            connections.spawn(async move {
-                let service = hyper::service::service_fn(move |request| {
-                    let guest = Arc::clone(&guest);
-                    async move { Ok::<_, std::convert::Infallible>(guest.0.answer(request, &guest.1).await) }
-                });
-                let connection =
-                    http1::Builder::new().keep_alive(true).serve_connection(TokioIo::new(stream), service);
-                tokio::pin!(connection);
-                tokio::select! {
-                    // A peer that breaks the protocol or the connection harms only itself.
-                    _ = connection.as_mut() => return,
-                    _ = stopped.changed() => connection.as_mut().graceful_shutdown(),
-                }
-                let _ = connection.await;
-            });
-        }
-        stop.send_replace(true);
-        let drained = async { while connections.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), drained).await;
-        Ok(())
-    }
-
-    /// A guest that fails is answered for with 500; the reason stays in telemetry.
-    async fn answer(
-        &self,
-        request: hyper::Request<hyper::body::Incoming>,
-        grants: &Grants,
-    ) -> hyper::Response<HyperOutgoingBody> {
-        match self.handle(request, grants).await {
-            Ok(answer) => answer,
+    /// Handles one request. The answer's head is there as soon as the guest has sent it; the guest goes on.
+    async fn handle<B>(&self, request: hyper::Request<B>, grants: &Grants, turn: Turn) -> Answer
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<wasmtime_wasi_http::Error>,
+    {
+        let instance = match turn.idle.as_ref().and_then(|idle| idle.take()) {
+            Some(instance) => instance,
+            None => {
+                let store = component_store(self.loaded.engine(), &self.workload, grants)
+                    .map_err(|error| wasmtime::Error::msg(error.to_string()))?;
+                Instance { store, proxy: None, served: 0 }
+            }
+        };
+        let timeout = turn.timeout;
+        let (head, answer) = oneshot::channel();
+        let task = tokio::spawn(self.clone().run(instance, request, turn, head));
+        // A guest that computes without a pause is not interrupted, but its client is not kept waiting.
+        let answer = match timeout {
+            Some(limit) => tokio::time::timeout(limit, answer).await.map_err(|_| TimedOut)?,
+            None => answer.await,
+        };
+        match answer {
+            Ok(answer) => Ok(answer?),
             Err(_) => {
-                let body = http_body_util::Full::new(Bytes::from_static(b"the guest failed\n"))
-                    .map_err(|never| match never {})
-                    .boxed_unsync();
-                let mut answer = hyper::Response::new(body);
-                *answer.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
-                answer
+                task.await??;
+                Err(wasmtime::Error::msg("the guest answered nothing"))
             }
         }
     }
+
+    /// One request to the end of the guest's call.
+    async fn run<B>(
+        self,
+        mut instance: Instance,
+        request: hyper::Request<B>,
+        turn: Turn,
+        head: oneshot::Sender<Sent>,
+    ) -> wasmtime::Result<()>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<wasmtime_wasi_http::Error>,
+    {
+        let Instance { store, proxy, .. } = &mut instance;
+        let proxy = match proxy {
+            Some(proxy) => &*proxy,
+            None => {
+                let new = self.workload.instantiate_async(self.pre.instantiate_async(&mut *store)).await?;
+                proxy.insert(new)
+            }
+        };
+        let parent = parent(request.headers());
+        let method = request.method().clone();
+        let status = Arc::new(AtomicU16::new(0));
+        let told = Arc::clone(&status);
+        let late = turn.timeout.map(|limit| Instant::now() + limit);
+        let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+        let out = store.data_mut().http().new_response_outparam_from_callback(move |answer| {
+            let code = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
+            // A client that is gone already waits for nothing; one that waited too long was answered.
+            let gone = head.send(answer).is_err();
+            let late = gone && late.is_some_and(|late| Instant::now() >= late);
+            told.store(if late { TOO_LATE.as_u16() } else { code }, Ordering::Relaxed);
+        })?;
+        let call = proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, out);
+        let call = async {
+            match turn.timeout {
+                Some(limit) => {
+                    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(TimedOut.into()))
+                }
+                None => call.await,
+            }
+        };
+        let asked = self.workload.request().parent(parent).queued(turn.queued);
+        let (result, mut span) = asked.call_async(call).await;
+        let status = match status.load(Ordering::Relaxed) {
+            // Without an answer the client gets one that says that the guest failed.
+            0 => failure(result.as_ref().err()).as_u16(),
+            status => status,
+        };
+        span.http(method.as_str(), Some(status));
+        span.peak_memory(store.data().probe.size());
+        drop(span);
+        result?;
+        instance.served += 1;
+        if let Some(idle) = turn.idle.as_ref().filter(|_| status != TOO_LATE.as_u16()) {
+            idle.give(instance);
+        }
+        // Not before, so that who comes next finds the instance.
+        drop(turn.slot);
+        Ok(())
+    }
+}
+
+/// The status that tells a client of a guest that failed, or that answered nothing.
+fn failure(error: Option<&wasmtime::Error>) -> hyper::StatusCode {
+    match error {
+        Some(error) if error.is::<TimedOut>() => TOO_LATE,
+        // No slot is free in the engine's pool: a matter of load, not of the guest.
+        Some(error) if error.is::<wasmtime::PoolConcurrencyLimitError>() => {
+            hyper::StatusCode::SERVICE_UNAVAILABLE
+        }
+        Some(_) | None => hyper::StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The caller's span. A request with two `traceparent` headers has none; several `tracestate` are one list.
+fn parent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut parents = headers.get_all("traceparent").iter();
+    let (Some(parent), None) = (parents.next(), parents.next()) else { return None };
+    let parent = TraceParent::parse(parent.to_str().ok()?.trim())?;
+    let states: Vec<&str> =
+        headers.get_all("tracestate").iter().filter_map(|state| state.to_str().ok()).collect();
+    Some(parent.with_state(&states.join(",")))
 }

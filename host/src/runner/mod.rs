@@ -17,7 +17,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 pub use command::{Command, Ended};
 pub use error::RunError;
-pub use http::{HttpGuest, Response};
+pub use http::{HttpGuest, Response, ServeLimits};
 
 use crate::{Loaded, Sandscope};
 

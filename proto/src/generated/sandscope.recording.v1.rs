@@ -65,7 +65,9 @@ pub struct Stack {
     #[prost(uint32, tag = "2")]
     pub frame: u32,
 }
-/// A call that ended in a trap.
+/// Calls that ended in a trap of one signature: workload, version, code, and the innermost frame's module and
+/// offset. The first comes with its whole stack; later messages of the same signature only raise `count` and
+/// name the innermost frame alone, so that a crash loop fills no disk.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Trap {
     /// Format version of this message; readers refuse a larger one.
@@ -86,6 +88,9 @@ pub struct Trap {
     /// Innermost first.
     #[prost(message, repeated, tag = "7")]
     pub frames: ::prost::alloc::vec::Vec<TrapFrame>,
+    /// Traps of this signature since the recording began; 0, from writers before it, is 1.
+    #[prost(uint64, tag = "8")]
+    pub count: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TrapFrame {

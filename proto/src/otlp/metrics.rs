@@ -39,6 +39,21 @@ pub struct Point {
     pub value: PointValue,
     /// Whether the value counts since the point before instead of since the start.
     pub delta: bool,
+    /// A call that is in the histogram and has a span.
+    pub exemplar: Option<Exemplar>,
+}
+
+/// One value of a distribution, and where it came from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Exemplar {
+    /// The trace, never 0.
+    pub trace_id: u128,
+    /// The span, never 0.
+    pub span_id: u64,
+    /// The value, in the metric's unit.
+    pub value: f64,
+    /// When it was recorded.
+    pub time_unix_nano: u64,
 }
 
 /// A point's value.
@@ -64,6 +79,7 @@ impl Point {
             time_unix_nano: 0,
             value,
             delta: false,
+            exemplar: None,
         }
     }
 
@@ -76,6 +92,29 @@ impl Point {
     /// The value of an attribute.
     pub fn attribute(&self, key: &str) -> Option<&str> {
         self.attributes.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+}
+
+impl Exemplar {
+    fn to_otlp(self) -> otlp::Exemplar {
+        otlp::Exemplar {
+            time_unix_nano: self.time_unix_nano,
+            span_id: self.span_id.to_be_bytes().to_vec(),
+            trace_id: self.trace_id.to_be_bytes().to_vec(),
+            value: Some(otlp::exemplar::Value::AsDouble(self.value)),
+            ..otlp::Exemplar::default()
+        }
+    }
+
+    /// `None` for one that names no span: it leads nowhere.
+    fn from_otlp(exemplar: &otlp::Exemplar) -> Option<Self> {
+        let value = match exemplar.value? {
+            otlp::exemplar::Value::AsDouble(value) => value,
+            otlp::exemplar::Value::AsInt(value) => value as f64,
+        };
+        let (trace_id, span_id) = super::traces::ids(&exemplar.trace_id, &exemplar.span_id)?;
+        let time_unix_nano = exemplar.time_unix_nano;
+        value.is_finite().then_some(Self { trace_id, span_id, value, time_unix_nano })
     }
 }
 
@@ -184,6 +223,7 @@ fn push(metric: &mut otlp::Metric, point: &Point) {
                     bucket_counts: value.buckets.clone(),
                 }),
                 max: (value.count > 0).then_some(value.max),
+                exemplars: point.exemplar.into_iter().map(Exemplar::to_otlp).collect(),
                 ..Default::default()
             });
         }
@@ -215,13 +255,15 @@ fn pull(metric: &otlp::Metric, out: &mut Vec<Point>) -> u64 {
                     skipped += 1;
                     continue;
                 };
-                out.push(received(
+                let exemplar = point.exemplars.iter().find_map(Exemplar::from_otlp);
+                let point = received(
                     metric,
                     &point.attributes,
                     (point.start_time_unix_nano, point.time_unix_nano),
                     PointValue::Histogram(value),
                     delta(histogram.aggregation_temporality),
-                ));
+                );
+                out.push(Point { exemplar, ..point });
             }
             skipped
         }
@@ -305,6 +347,7 @@ fn received(
         time_unix_nano,
         value,
         delta,
+        exemplar: None,
     }
 }
 
@@ -336,6 +379,7 @@ mod tests {
             point.start_unix_nano = 5;
             point.time_unix_nano = 9;
         }
+        points[2].exemplar = Some(Exemplar { trace_id: 1 << 100, span_id: 7, value: 0.2, time_unix_nano: 8 });
         let resource = Resource { service: "edge".into(), region: "eu-1".into(), ..Resource::default() };
         let batch = MetricBatch { resource, points };
         assert_eq!(MetricBatch::from_otlp(&batch.to_otlp()), (vec![batch], 0));

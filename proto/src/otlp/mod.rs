@@ -1,12 +1,14 @@
-//! OTLP to model and back: resources, metrics, profiles.
+//! OTLP to model and back: resources, metrics, profiles, traces.
 
 pub mod metrics;
 pub mod profiles;
 pub mod resource;
+pub mod traces;
 
-pub use metrics::{MetricBatch, Point, PointValue};
+pub use metrics::{Exemplar, MetricBatch, Point, PointValue};
 pub use profiles::ProfileBatch;
 pub use resource::Resource;
+pub use traces::{Scalar, Span, SpanBatch, SpanKind, SpanStatus};
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};

@@ -6,7 +6,7 @@ use std::path::Path;
 use sandscope_model::profile::Weight;
 use sandscope_model::{ExpHistogram, Frame, ModuleId, Profile, SampleKind, WorkloadId};
 use sandscope_proto::metric::Metric;
-use sandscope_proto::otlp::{MetricBatch, Point, PointValue, Resource};
+use sandscope_proto::otlp::{MetricBatch, Point, PointValue, Resource, Span, SpanBatch};
 use sandscope_proto::recording::{ColdStart, Trap, TrapFrame};
 use sandscope_recording::{Head, ModuleInfo, OpenError, Recording, SampleBatch, WriteError, Writer};
 
@@ -105,6 +105,7 @@ pub fn trap() -> Trap {
         code: "unreachable".into(),
         message: "wasm `unreachable` instruction executed".into(),
         frames: vec![TrapFrame { module_id: "deadbeef".into(), offset: 77, function: 3 }],
+        count: 1,
     }
 }
 
@@ -120,6 +121,20 @@ pub fn cold_start() -> ColdStart {
         first_call_ns: Some(22_000),
         ..ColdStart::default()
     }
+}
+
+/// Two spans of one second.
+pub fn spans(second: u64) -> SpanBatch {
+    let span = |id: u64| Span {
+        trace_id: u128::from(second),
+        span_id: id,
+        name: "run".into(),
+        workload: Some(image()),
+        start_unix_nano: START + second * 1_000_000_000 - 5,
+        end_unix_nano: START + second * 1_000_000_000,
+        ..Span::default()
+    };
+    SpanBatch { resource: head().resource, spans: vec![span(1), span(2)] }
 }
 
 /// Writes all seconds and leaves it to the caller to finish.
@@ -143,6 +158,7 @@ pub fn write(path: &Path) -> Result<Writer, WriteError> {
         if second == 1 {
             writer.cold_start(&cold_start())?;
         }
+        writer.spans(&spans(second))?;
         if second == 5 {
             writer.trap(&trap())?;
         }

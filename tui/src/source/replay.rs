@@ -130,7 +130,8 @@ fn row(recording: &Recording, workload: &WorkloadId) -> Row {
     }
     row.cpu = cpu_s.zip(duration).map(|(cpu, s)| cpu / s);
     let is_mine = |name: &str, version: &str| *name == *workload.name && *version == *workload.version;
-    let traps = recording.traps().iter().filter(|t| is_mine(&t.workload, &t.workload_version)).count() as u64;
+    let mine = recording.traps().iter().filter(|t| is_mine(&t.workload, &t.workload_version));
+    let traps = mine.fold(0u64, |sum, trap| sum.saturating_add(trap.count));
     if traps > 0 {
         row.traps = Some(row.traps.unwrap_or(0).max(traps));
     }

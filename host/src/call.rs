@@ -1,0 +1,251 @@
+//! Calls into guests: timed, counted by how they end, sampled while they run, and kept as spans.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use sandscope_proto::start::Phase;
+use wasmtime::{Result, Trap};
+
+use crate::aggregate::Command;
+use crate::cold::nanos;
+use crate::load::Workload;
+use crate::sampler::{self, Active, Entry};
+use crate::scope::Shared;
+use crate::span::{CallContext, Details, Http, NO_SPAN, SpanRecord, TraceParent, http_method};
+use crate::trap::TrapReport;
+use crate::workload::{Figures, Outcome};
+
+impl Workload {
+    /// The workload with a name for its calls, which their spans carry: what is called, such as
+    /// `wasi:http/incoming-handler.handle`. To be made once, not per call.
+    pub fn named(&self, entry: &str) -> Self {
+        let mut named = self.clone();
+        named.entry = entry.into();
+        named
+    }
+
+    /// Times a call into the guest, counts how it ended, samples it, and makes it a trace of its own.
+    ///
+    /// # Errors
+    /// What `call` returns.
+    pub fn call<R>(&self, call: impl FnOnce() -> Result<R>) -> Result<R> {
+        self.request().call(call)
+    }
+
+    /// [`Self::call`] for an async call: what the future does on any thread, its drop included, is counted
+    /// as the guest's. A call that is dropped before it ends is not counted.
+    ///
+    /// # Errors
+    /// What the future returns.
+    pub async fn call_async<R>(&self, call: impl Future<Output = Result<R>>) -> Result<R> {
+        self.request().call_async(call).await.0
+    }
+
+    /// A call for which more is known: who asks for it, and how long it waited.
+    pub fn request(&self) -> Request<'_> {
+        Request { workload: self, parent: None, queued: None }
+    }
+
+    /// Counts a call that is not made because too many run and wait already.
+    pub fn turn_away(&self) {
+        self.figures.turned_away();
+    }
+
+    /// Samples what a thread of the guest does. It is part of the call that started it, so it is no call of its
+    /// own; a trap counts.
+    ///
+    /// # Errors
+    /// What the future returns.
+    pub async fn thread_async<R>(&self, body: impl Future<Output = Result<R>>) -> Result<R> {
+        let _counted = self.thread();
+        let result = Observed::run(self, NO_SPAN, body).await;
+        if let Err(error) = &result {
+            self.failed(error);
+        }
+        result
+    }
+
+    /// What an error of this workload's call says about the guest.
+    pub fn report(&self, error: &wasmtime::Error) -> Arc<TrapReport> {
+        TrapReport::new(self.figures.id(), self.module(), error)
+    }
+
+    /// Counts a thread that the guest started, until the guard is dropped.
+    fn thread(&self) -> ThreadGuard {
+        self.figures.threads(1);
+        ThreadGuard(Arc::clone(&self.figures))
+    }
+
+    /// Marks the workload as active on this thread. `span` is what samples are linked to.
+    pub(crate) fn enter(&self, span: u64) -> Option<Active<'_>> {
+        let Shared { scope, hz, ref unsampled, .. } = *self.shared;
+        let entry = Entry { scope, hz, figures: &self.figures, span, unsampled };
+        (!self.shared.closed.load(Ordering::Relaxed)).then(|| sampler::enter(entry))
+    }
+
+    /// Counts a trap, and tells the aggregator of the first ones of each place.
+    pub(crate) fn failed(&self, error: &wasmtime::Error) {
+        if self.figures.failed(error) {
+            self.shared.tell(Command::Trapped(self.report(error)));
+        }
+    }
+}
+
+/// A call that is about to be made.
+#[must_use = "nothing is called yet"]
+pub struct Request<'a> {
+    workload: &'a Workload,
+    parent: Option<TraceParent>,
+    queued: Option<Duration>,
+}
+
+impl<'a> Request<'a> {
+    /// The span that asks for the call; without one the call is a trace of its own.
+    pub fn parent(mut self, parent: impl Into<Option<TraceParent>>) -> Self {
+        self.parent = parent.into();
+        self
+    }
+
+    /// How long the request waited for its turn, if it is known.
+    pub fn queued(mut self, waited: impl Into<Option<Duration>>) -> Self {
+        self.queued = waited.into();
+        self
+    }
+
+    /// See [`Workload::call`].
+    ///
+    /// # Errors
+    /// What `call` returns.
+    pub fn call<R>(self, call: impl FnOnce() -> Result<R>) -> Result<R> {
+        let started = Instant::now();
+        let context = CallContext::new(self.parent);
+        let active = self.workload.enter(context.span_id);
+        let result = call();
+        drop(active);
+        CallSpan::ended(self.workload, context, started, self.queued, &result);
+        result
+    }
+
+    /// See [`Workload::call_async`]. The span is open for what is known only afterwards, and kept when it is
+    /// dropped.
+    pub async fn call_async<R>(self, call: impl Future<Output = Result<R>>) -> (Result<R>, CallSpan<'a>) {
+        let started = Instant::now();
+        let context = CallContext::new(self.parent);
+        let result = Observed::run(self.workload, context.span_id, call).await;
+        let span = CallSpan::ended(self.workload, context, started, self.queued, &result);
+        (result, span)
+    }
+}
+
+/// The span of a call that ended. Dropping it hands it in.
+pub struct CallSpan<'a> {
+    workload: &'a Workload,
+    context: CallContext,
+    started: Instant,
+    duration_ns: u64,
+    outcome: Outcome,
+    trap: Option<Trap>,
+    details: Details,
+}
+
+impl<'a> CallSpan<'a> {
+    fn ended<R>(
+        workload: &'a Workload,
+        context: CallContext,
+        started: Instant,
+        queued: Option<Duration>,
+        result: &Result<R>,
+    ) -> Self {
+        let (duration_ns, outcome) = (nanos(started), Outcome::of(result));
+        workload.figures.called(outcome, duration_ns);
+        workload.first_phase(Phase::FirstCall, duration_ns);
+        let mut trap = None;
+        if let Err(error) = result {
+            trap = error.downcast_ref().copied();
+            workload.failed(error);
+        }
+        let queued_ns = queued.map(|waited| u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX));
+        if let Some(ns) = queued_ns {
+            workload.figures.queued(ns);
+        }
+        let details = Details { queued_ns, ..Details::default() };
+        Self { workload, context, started, duration_ns, outcome, trap, details }
+    }
+
+    /// The largest that the store's memories were, in bytes: [`StoreProbe::size`](crate::StoreProbe::size).
+    pub fn peak_memory(&mut self, bytes: usize) {
+        self.details.peak_memory = Some(bytes as u64);
+    }
+
+    /// The HTTP request that it handled, and the status of the answer if there was one. A method that HTTP
+    /// does not define becomes `_OTHER`.
+    pub fn http(&mut self, method: &str, status: Option<u16>) {
+        self.details.http = Some(Http { method: http_method(method), status });
+    }
+}
+
+impl Drop for CallSpan<'_> {
+    fn drop(&mut self) {
+        let Workload { shared, figures, entry, .. } = self.workload;
+        let answered_failure = self.details.http.and_then(|http| http.status).is_some_and(|code| code >= 500);
+        let failed = self.outcome != Outcome::Ok || answered_failure;
+        let Some(kept) = figures.gate.admit(failed, self.context.sampled(), self.duration_ns) else { return };
+        let record = SpanRecord {
+            context: std::mem::take(&mut self.context),
+            workload: figures.ordinal,
+            name: Arc::clone(entry),
+            kept,
+            started: self.started,
+            duration_ns: self.duration_ns,
+            outcome: self.outcome,
+            trap: self.trap,
+            details: self.details,
+        };
+        if shared.spans.try_send(record).is_err() {
+            shared.lost_spans.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A guest's thread that is alive.
+struct ThreadGuard(Arc<Figures>);
+
+impl Drop for ThreadGuard {
+    fn drop(&mut self) {
+        self.0.threads(-1);
+    }
+}
+
+/// A guest's future: its workload is active around each poll and around its drop, which may run guest code.
+pub(crate) struct Observed<'a, F> {
+    workload: &'a Workload,
+    span: u64,
+    future: Option<Pin<Box<F>>>,
+}
+
+impl<'a, F: Future> Observed<'a, F> {
+    pub(crate) fn run(
+        workload: &'a Workload,
+        span: u64,
+        future: F,
+    ) -> impl Future<Output = F::Output> + use<'a, F> {
+        let mut observed = Self { workload, span, future: Some(Box::pin(future)) };
+        poll_fn(move |context| {
+            let _active = observed.workload.enter(observed.span);
+            match &mut observed.future {
+                Some(future) => future.as_mut().poll(context),
+                None => std::task::Poll::Pending,
+            }
+        })
+    }
+}
+
+impl<F> Drop for Observed<'_, F> {
+    fn drop(&mut self) {
+        let _active = self.workload.enter(self.span);
+        self.future = None;
+    }
+}

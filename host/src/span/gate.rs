@@ -1,0 +1,171 @@
+//! Which calls become spans: all that failed, all that their caller keeps, the slow ones and some of the rest,
+//! each kind at a rate per workload, so that no storm of one kind or of one tenant costs the others theirs.
+//!
+//! # Accuracy
+//! What is kept is no fair sample of all calls: a span says why it was kept, and histograms count them all.
+//! Slow is what lies above the 99th percentile of the workload's good calls since it was loaded, from its
+//! hundredth call on.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use sandscope_model::AtomicHistogram;
+
+/// Refills per second; the aggregator's drains.
+const TICKS: u32 = 10;
+
+/// Calls from which on a percentile means something.
+const ENOUGH: u64 = 100;
+
+/// From the middle of a histogram's bucket to its upper bound, and a bit: calls of one duration are not slow.
+const BUCKET: f64 = 1.05;
+
+/// Why a span was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// It failed.
+    Error,
+    /// Its caller keeps the trace.
+    Sampled,
+    /// It took longer than most.
+    Slow,
+    /// To show what is usual.
+    Usual,
+}
+
+impl Kept {
+    pub(crate) const ALL: [Self; 4] = [Self::Error, Self::Sampled, Self::Slow, Self::Usual];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Sampled => "sampled",
+            Self::Slow => "slow",
+            Self::Usual => "usual",
+        }
+    }
+
+    /// Spans per second and workload, and at once after a pause.
+    const fn rate(self) -> u32 {
+        match self {
+            Self::Error | Self::Sampled => 200,
+            Self::Slow | Self::Usual => 20,
+        }
+    }
+}
+
+/// A token bucket whose time is somebody else's: an empty one costs its users one relaxed load and a count.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    rate: u32,
+    tokens: AtomicU32,
+    refused: AtomicU64,
+}
+
+impl Bucket {
+    /// A full bucket. `rate` is per second, a multiple of 10.
+    pub(crate) const fn new(rate: u32) -> Self {
+        Self { rate, tokens: AtomicU32::new(rate), refused: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn take(&self) -> bool {
+        let taken = self.tokens.try_update(Relaxed, Relaxed, |tokens| tokens.checked_sub(1)).is_ok();
+        if !taken {
+            self.refused.fetch_add(1, Relaxed);
+        }
+        taken
+    }
+
+    /// To be called [`TICKS`] times a second.
+    pub(crate) fn refill(&self) {
+        let more = |tokens: u32| (tokens < self.rate).then(|| self.rate.min(tokens + self.rate / TICKS));
+        // A full bucket stays as it is.
+        let _ = self.tokens.try_update(Relaxed, Relaxed, more);
+    }
+
+    /// How often it was empty.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+}
+
+/// The gate of one workload.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    buckets: [Bucket; Kept::ALL.len()],
+    slow_ns: AtomicU64,
+}
+
+impl Gate {
+    pub(crate) const fn new() -> Self {
+        Self {
+            buckets: [
+                Bucket::new(Kept::Error.rate()),
+                Bucket::new(Kept::Sampled.rate()),
+                Bucket::new(Kept::Slow.rate()),
+                Bucket::new(Kept::Usual.rate()),
+            ],
+            slow_ns: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// Whether a call becomes a span, and why.
+    pub(crate) fn admit(&self, failed: bool, sampled: bool, duration_ns: u64) -> Option<Kept> {
+        let kept = match (failed, sampled) {
+            (true, _) => Kept::Error,
+            (false, true) => Kept::Sampled,
+            (false, false) if duration_ns > self.slow_ns.load(Relaxed) => Kept::Slow,
+            (false, false) => Kept::Usual,
+        };
+        self.buckets[kept as usize].take().then_some(kept)
+    }
+
+    pub(crate) fn refill(&self) {
+        self.buckets.iter().for_each(Bucket::refill);
+    }
+
+    /// Learns what is slow from the durations of good calls.
+    pub(crate) fn learn(&self, good: &AtomicHistogram) {
+        let good = good.snapshot();
+        if good.count >= ENOUGH
+            && let Some(seconds) = good.quantile(0.99)
+        {
+            self.slow_ns.store((seconds * BUCKET * 1e9) as u64, Relaxed);
+        }
+    }
+
+    /// Calls of a kind that did not become spans.
+    pub(crate) fn refused(&self, kept: Kept) -> u64 {
+        self.buckets[kept as usize].refused()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A storm of usual calls costs neither errors nor slow calls their place, and time gives it new ones.
+    #[test]
+    fn kinds_do_not_push_each_other_out() {
+        let gate = Gate::new();
+        let usual = (0..1000).filter(|_| gate.admit(false, false, 5).is_some()).count();
+        assert_eq!((usual, gate.refused(Kept::Usual)), (20, 980));
+        assert_eq!(gate.admit(true, false, 5), Some(Kept::Error));
+        assert_eq!(gate.admit(false, true, 5), Some(Kept::Sampled));
+        gate.refill();
+        let usual = (0..1000).filter(|_| gate.admit(false, false, 5).is_some()).count();
+        assert_eq!(usual, 2);
+    }
+
+    /// Without history nothing is slow; with it, what nearly all calls are faster than.
+    #[test]
+    fn slow_is_relative_to_the_workload() {
+        let (gate, good) = (Gate::new(), AtomicHistogram::default());
+        good.record_ns(1000);
+        gate.learn(&good);
+        assert_eq!(gate.admit(false, false, 1 << 40), Some(Kept::Usual));
+        (0..500).for_each(|_| good.record_ns(1_000_000));
+        gate.learn(&good);
+        assert_eq!(gate.admit(false, false, 1_000_000), Some(Kept::Usual));
+        assert_eq!(gate.admit(false, false, 2_000_000), Some(Kept::Slow));
+    }
+}
