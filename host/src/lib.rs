@@ -25,6 +25,7 @@ mod debug_info;
 mod export;
 mod facade;
 mod load;
+mod rewrite;
 pub mod runner;
 mod sampler;
 mod scope;
