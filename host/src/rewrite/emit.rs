@@ -1,6 +1,7 @@
 //! Writes a core module according to its plan: sections with our items appended, everything else copied.
 
 use super::NotInstrumented;
+use super::asm::address_type;
 use super::body::{self, Scratch};
 use super::module::{Module, Section};
 use super::output::Output;
@@ -64,7 +65,7 @@ fn append(out: &mut Output<'_>, section: &Section, count: u32, items: &[u8]) -> 
 
 /// The types of `sampled` and `freed`.
 fn types(plan: &Plan<'_>) -> (u32, Vec<u8>) {
-    let address = body::address_type(plan.wide);
+    let address = address_type(plan.wide);
     let mut types = wasm_encoder::TypeSection::new();
     types.ty().function([address, address], []);
     types.ty().function([address], []);
@@ -95,7 +96,7 @@ fn globals(plan: &Plan<'_>) -> (u32, Vec<u8>) {
     globals.global(global(ValType::I64), &ConstExpr::i64_const(body::FIRST_BUDGET));
     if plan.live.is_ok() {
         let zero = if plan.wide { ConstExpr::i64_const(0) } else { ConstExpr::i32_const(0) };
-        globals.global(global(body::address_type(plan.wide)), &zero);
+        globals.global(global(address_type(plan.wide)), &zero);
     }
     (globals.len(), items(&globals))
 }

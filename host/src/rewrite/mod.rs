@@ -11,7 +11,8 @@
 //! sampled, freed appended: report to the host, see [`protocol`]
 //! ```
 //! An allocator that reaches another one through functions that are none (`cabi_realloc` does) is its slow
-//! path only, which puts the budget out of reach while the copy runs. Chains through indirect calls count twice.
+//! path only, which puts the budget out of reach while the copy runs. Chains through indirect calls count twice, and an
+//! exception that leaves such an allocator ends the instance's samples.
 //!
 //! Which sampled pointers are alive is kept in a filter of 4 KiB, one bit per hash of a pointer, which the
 //! guest's own allocator provides when the first sample is taken.
@@ -24,6 +25,7 @@
     expect(dead_code, reason = "the probe that runs rewritten guests is not wired up yet")
 )]
 
+mod asm;
 mod body;
 mod component;
 mod emit;
@@ -44,6 +46,13 @@ const MAX_INPUT: usize = 1 << 30;
 
 /// What a guest may grow by, in bytes. Sample guests grow by 20 KB; only a file made of allocators gets here.
 const MAX_GROWTH: usize = 16 << 20;
+
+/// The engine's limit on functions, globals and types of a module, and ours on its sections (core spec,
+/// implementation limits of the JavaScript embedding).
+const MAX_ITEMS: u32 = 1_000_000;
+
+/// The engine's limit on the body of a function, in bytes (same).
+const MAX_BODY: usize = 7_654_321;
 
 /// Components nested deeper than this are not rewritten.
 const MAX_DEPTH: u32 = 32;
@@ -132,13 +141,13 @@ pub(crate) enum NotInstrumented {
         /// Its offset in the file.
         offset: u64,
     },
-    /// Too many functions, or indices beyond 32 bits.
-    #[error("it has too many functions, types or globals")]
+    /// More of something than the engine accepts, or would with what is appended.
+    #[error("it has more than {MAX_ITEMS} functions, types, globals or sections")]
     TooMany,
-    /// The file is too large, before or after.
+    /// The file is too large, before or after, or one of its functions.
     #[error("{length} bytes are more than the limit of {limit}")]
     TooLarge {
-        /// Bytes of the file, or what it grew to.
+        /// Bytes of the file or function, or what the file grew to.
         length: usize,
         /// The limit.
         limit: usize,

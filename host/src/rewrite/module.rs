@@ -8,8 +8,8 @@ use wasmparser::{
     MemoryType, Name, Operator, Parser, Payload, TypeRef, ValType, WasmFeatures,
 };
 
-use super::NotInstrumented;
 use super::names::Role;
+use super::{MAX_BODY, MAX_ITEMS, NotInstrumented};
 
 /// A section as it stands in the file.
 pub(super) struct Section {
@@ -80,6 +80,7 @@ impl<'a> Module<'a> {
             if id != 0 && self.sections.iter().any(|section| section.id == id) {
                 return Err(NotInstrumented::RepeatedSection { id, offset: start as u64 });
             }
+            at_most_items(self.sections.len())?;
             let whole = start..range.end;
             self.sections.push(Section { id, whole, items: range.end..range.end, count: 0 });
         }
@@ -88,12 +89,13 @@ impl<'a> Module<'a> {
                 return Err(NotInstrumented::NoAllocator);
             }
             Payload::TypeSection(reader) => {
-                self.items(reader.original_position(), reader.count());
+                self.items(reader.original_position(), reader.count())?;
                 for group in reader {
                     self.types.extend(group?.into_types().map(|ty| match ty.composite_type.inner {
                         CompositeInnerType::Func(ty) => Some(ty),
                         _ => None,
                     }));
+                    at_most_items(self.types.len())?;
                 }
             }
             Payload::ImportSection(reader) => {
@@ -104,11 +106,12 @@ impl<'a> Module<'a> {
                         TypeRef::Memory(ty) => _ = self.memory.get_or_insert(ty),
                         TypeRef::Table(_) | TypeRef::Tag(_) => {}
                     }
+                    at_most_items(self.functions.len())?;
                 }
-                self.imported_functions = index(self.functions.len())?;
+                self.imported_functions = self.functions.len() as u32;
             }
             Payload::FunctionSection(reader) => {
-                self.items(reader.original_position(), reader.count());
+                self.items(reader.original_position(), reader.count())?;
                 for ty in reader {
                     self.functions.push(ty?);
                 }
@@ -119,8 +122,8 @@ impl<'a> Module<'a> {
                 }
             }
             Payload::GlobalSection(reader) => {
-                self.items(reader.original_position(), reader.count());
-                self.globals = self.globals.checked_add(reader.count()).ok_or(NotInstrumented::TooMany)?;
+                self.items(reader.original_position(), reader.count())?;
+                self.globals += reader.count();
             }
             Payload::ExportSection(reader) => {
                 for export in reader {
@@ -136,9 +139,15 @@ impl<'a> Module<'a> {
                 BinaryReader::new(rest, range.start).read_bytes(range.len())?;
                 let mut reader = BinaryReader::new(rest, range.start);
                 reader.read_var_u32()?;
-                self.items(reader.original_position(), count);
+                self.items(reader.original_position(), count)?;
             }
-            Payload::CodeSectionEntry(body) => self.bodies.push(body.range()),
+            Payload::CodeSectionEntry(body) => {
+                let length = body.range().len();
+                if length > MAX_BODY {
+                    return Err(NotInstrumented::TooLarge { length, limit: MAX_BODY });
+                }
+                self.bodies.push(body.range());
+            }
             Payload::CustomSection(reader) => {
                 if let KnownCustom::Name(names) = reader.as_known() {
                     // Nothing relies on the rest of a name section that is cut off.
@@ -157,11 +166,13 @@ impl<'a> Module<'a> {
     }
 
     /// Notes where the items of the current section begin.
-    fn items(&mut self, start: usize, count: u32) {
+    fn items(&mut self, start: usize, count: u32) -> Result<(), NotInstrumented> {
+        at_most_items(count as usize)?;
         if let Some(section) = self.sections.last_mut() {
             section.items.start = start;
             section.count = count;
         }
+        Ok(())
     }
 
     fn candidate(&mut self, function: u32, name: &'a str) {
@@ -176,8 +187,8 @@ impl<'a> Module<'a> {
     }
 
     /// Number of types.
-    pub(super) fn type_count(&self) -> Result<u32, NotInstrumented> {
-        index(self.types.len())
+    pub(super) fn type_count(&self) -> u32 {
+        self.types.len() as u32
     }
 
     /// Type of the memory's addresses.
@@ -216,6 +227,7 @@ impl<'a> Module<'a> {
     }
 }
 
-fn index(length: usize) -> Result<u32, NotInstrumented> {
-    u32::try_from(length).map_err(|_| NotInstrumented::TooMany)
+/// Keeps the memory that a hostile file takes in proportion, and indices within 32 bits.
+fn at_most_items(count: usize) -> Result<(), NotInstrumented> {
+    if count > MAX_ITEMS as usize { Err(NotInstrumented::TooMany) } else { Ok(()) }
 }

@@ -7,10 +7,7 @@ use wasmparser::ValType;
 
 use super::module::Module;
 use super::names::Role;
-use super::{NotInstrumented, NotLive};
-
-/// The engine's limits on functions, globals and types (implementation limits of the JavaScript embedding).
-const MAX_INDEX: u32 = 1_000_000;
+use super::{MAX_ITEMS, NotInstrumented, NotLive};
 
 /// Binary logarithm of the size of the pages that reports rely on.
 const PAGE_LOG2: u32 = 16;
@@ -84,8 +81,8 @@ impl<'a> Plan<'a> {
             allocator.slow = (!allocator.role.frees()).then_some(next + 1);
             next += 1 + u32::from(allocator.slow.is_some());
         }
-        let (types, globals) = (module.type_count()?, module.globals);
-        if next.max(types + 2) > MAX_INDEX || globals > MAX_INDEX - 2 {
+        let (types, globals) = (module.type_count(), module.globals);
+        if next.max(types + 2) > MAX_ITEMS || globals > MAX_ITEMS - 2 {
             return Err(NotInstrumented::TooMany);
         }
         let live = live.and_then(|()| {

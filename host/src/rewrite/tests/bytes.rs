@@ -1,11 +1,14 @@
 //! The files themselves: offsets, components, and input that is broken.
 
+use wasmparser::Operator;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Config, Engine, Instance, InstanceAllocationStrategy, Module, ResourceLimiter, Store};
+use wasmtime::{
+    Config, Engine, Instance, InstanceAllocationStrategy, Module, ResourceLimiter, Store, WasmBacktrace,
+};
 
 use super::super::protocol::Report;
 use super::super::{NotInstrumented, instrument};
-use super::{ALLOCATORS, IMPORT, check_offsets, engine, module_range, sample};
+use super::{ALLOCATORS, IMPORT, check_offsets, engine, functions, module_range, sample};
 
 /// Offsets of instructions in a small module, one without a global section and one with a lot before the code.
 #[test]
@@ -72,6 +75,55 @@ fn components_are_rewritten_inside() {
     let take = instance.get_typed_func::<(&str,), ()>(&mut store, "take").unwrap();
     take.call(&mut store, ("a text of 30 bytes, all ASCII…",)).unwrap();
     assert_eq!(store.data().0, [Report::First, Report::Size(32), Report::Allocated(1024)]);
+}
+
+/// Refuses growth (not a new memory, which begins at 0) with an error, so that a report ends in a backtrace.
+struct Refuse;
+
+impl ResourceLimiter for Refuse {
+    fn memory_growing(&mut self, current: usize, _: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        if current == 0 { Ok(true) } else { Err(wasmtime::Error::msg("growth")) }
+    }
+
+    fn table_growing(&mut self, _: usize, _: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(true)
+    }
+}
+
+/// The stack of a report, as the engine sees it: a function that reports, then code of ours, then the guest's
+/// functions, each at the offset of its call in the author's file.
+#[test]
+fn stacks_of_reports_lead_back() {
+    let original = wat::parse_str(
+        r#"(module (memory 1)
+            (func $malloc (param i32) (result i32) (i32.const 8))
+            (func $caller (result i32) (call $malloc (i32.const 9)))
+            (func (export "main") (result i32) (i32.add (call $caller) (i32.const 1))))"#,
+    )
+    .unwrap();
+    let rewritten = instrument(&original, 1).unwrap();
+    let engine = engine();
+    let mut store = Store::new(&engine, Refuse);
+    store.limiter(|refuse| refuse);
+    let module = Module::new(&engine, &rewritten.bytes).unwrap();
+    let instance = Instance::new(&mut store, &module, &[]).unwrap();
+    let main = instance.get_typed_func::<(), i32>(&mut store, "main").unwrap();
+    let error = main.call(&mut store, ()).unwrap_err();
+    let frames = error.downcast_ref::<WasmBacktrace>().unwrap().frames();
+    assert!(rewritten.modules[0].reporters.contains(&frames[0].func_index()));
+    let stack: Vec<(Option<u32>, Option<u64>)> = frames
+        .iter()
+        .map(|frame| {
+            let function = rewritten.modules[0].original_function(frame.func_index());
+            (function, rewritten.map.original_offset(frame.module_offset().unwrap() as u64))
+        })
+        .collect();
+    let call = |function: usize| {
+        let operators = &functions(&original)[0][&function];
+        operators.iter().find(|(_, op)| matches!(op, Operator::Call { .. })).map(|(at, _)| *at as u64)
+    };
+    let ours = (None, None);
+    assert_eq!(stack, [ours, ours, (Some(0), None), (Some(1), call(1)), (Some(2), call(2))]);
 }
 
 /// The pooling allocator's default limits (one memory, one table per module) still hold.

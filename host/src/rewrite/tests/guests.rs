@@ -15,7 +15,13 @@ use crate::{Sandscope, WorkloadId};
 const PERIOD: u32 = 8192;
 
 /// Output and exit code of a WASI 0.1 command.
-fn run(engine: &Engine, wasm: &[u8], args: &[&str], stdin: &[u8], dir: &std::path::Path) -> (Bytes, i32) {
+pub(super) fn run(
+    engine: &Engine,
+    module: &Module,
+    args: &[&str],
+    stdin: &[u8],
+    dir: &std::path::Path,
+) -> (Bytes, i32) {
     let out = MemoryOutputPipe::new(64 << 20);
     let mut wasi = WasiCtxBuilder::new();
     wasi.args(args).stdin(MemoryInputPipe::new(stdin.to_vec())).stdout(out.clone());
@@ -23,8 +29,7 @@ fn run(engine: &Engine, wasm: &[u8], args: &[&str], stdin: &[u8], dir: &std::pat
     let mut store = Store::new(engine, wasi.build_p1());
     let mut linker: Linker<WasiP1Ctx> = Linker::new(engine);
     p1::add_to_linker_sync(&mut linker, |wasi| wasi).unwrap();
-    let module = Module::new(engine, wasm).unwrap();
-    let instance = linker.instantiate(&mut store, &module).unwrap();
+    let instance = linker.instantiate(&mut store, module).unwrap();
     let start = instance.get_typed_func::<(), ()>(&mut store, "_start").unwrap();
     let code = start.call(&mut store, ()).map_or_else(|error| error.downcast::<I32Exit>().unwrap().0, |()| 0);
     (out.contents(), code)
@@ -47,8 +52,9 @@ fn commands_do_what_they_did() {
         check_offsets(&original, &rewritten);
         assert_eq!(rewritten.modules[0].live, Ok(()), "{name}");
         let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let expected = run(&engine, &original, args, &stdin, before.path());
-        let seen = run(&engine, &rewritten.bytes, args, &stdin, after.path());
+        let module = |bytes: &[u8]| Module::new(&engine, bytes).unwrap();
+        let expected = run(&engine, &module(&original), args, &stdin, before.path());
+        let seen = run(&engine, &module(&rewritten.bytes), args, &stdin, after.path());
         assert_eq!(seen, expected, "{name}");
         let files: Vec<_> = std::fs::read_dir(before.path()).unwrap().map(Result::unwrap).collect();
         assert!(
