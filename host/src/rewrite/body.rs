@@ -21,12 +21,12 @@ const FILTERS_PER_PAGE_LOG2: i64 = 4;
 const FILTER_LOG2: i64 = FILTER_BYTES.ilog2() as i64;
 
 /// A function of our own: its locals beyond the parameters, and its instructions.
-pub(super) struct Scratch {
+pub(super) struct OwnBody {
     locals: Vec<ValType>,
     asm: Asm,
 }
 
-impl Scratch {
+impl OwnBody {
     /// The body, without its size.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.asm.i().end();
@@ -60,14 +60,14 @@ pub(super) fn entry(plan: &Plan<'_>, allocator: &Allocator<'_>, slow: Option<u32
 }
 
 /// The body of an allocator that reaches others by detours.
-pub(super) fn only_slow(allocator: &Allocator<'_>, slow: u32) -> Scratch {
+pub(super) fn only_slow(allocator: &Allocator<'_>, slow: u32) -> OwnBody {
     let mut asm = Asm::new(false);
     asm.params(allocator).i().call(slow);
-    Scratch { locals: Vec::new(), asm }
+    OwnBody { locals: Vec::new(), asm }
 }
 
 /// Allocates, then reports what has to be.
-pub(super) fn slow(plan: &Plan<'_>, allocator: &Allocator<'_>) -> Scratch {
+pub(super) fn slow(plan: &Plan<'_>, allocator: &Allocator<'_>) -> OwnBody {
     let role = allocator.role;
     let (result, saved) = (allocator.params, allocator.params + 1);
     let result_type = if role == Role::PosixMemalign { ValType::I32 } else { address_type(plan.wide) };
@@ -97,11 +97,11 @@ pub(super) fn slow(plan: &Plan<'_>, allocator: &Allocator<'_>) -> Scratch {
         asm.get(result);
     }
     asm.i().call(plan.sampled).end().local_get(result);
-    Scratch { locals: vec![result_type, ValType::I64], asm }
+    OwnBody { locals: vec![result_type, ValType::I64], asm }
 }
 
 /// `sampled(size, pointer)`: the budget is spent.
-pub(super) fn sampled(plan: &Plan<'_>) -> Scratch {
+pub(super) fn sampled(plan: &Plan<'_>) -> OwnBody {
     let (size, pointer, number, filter) = (0, 1, 2, 3);
     let mut asm = Asm::new(plan.wide);
     // A failed allocation is none.
@@ -119,7 +119,7 @@ pub(super) fn sampled(plan: &Plan<'_>) -> Scratch {
     if let Ok(live) = plan.live {
         remember(&mut asm, plan, live, pointer, number, filter);
     }
-    Scratch { locals: vec![ValType::I64, address_type(plan.wide)], asm }
+    OwnBody { locals: vec![ValType::I64, address_type(plan.wide)], asm }
 }
 
 /// Sets the filter's bit for a pointer, having made the filter if there is none.
@@ -154,12 +154,12 @@ fn remember(asm: &mut Asm, plan: &Plan<'_>, live: Live, pointer: u32, saved: u32
 }
 
 /// `freed(pointer)`: the filter has it.
-pub(super) fn freed(plan: &Plan<'_>, live: Live) -> Scratch {
+pub(super) fn freed(plan: &Plan<'_>, live: Live) -> OwnBody {
     let pointer = 0;
     let mut asm = Asm::new(plan.wide);
     asm.report(Report::FREED, |asm| _ = asm.get(pointer)).eqz().i().if_(BlockType::Empty);
     asm.filter_byte(live, pointer);
     asm.filter_byte(live, pointer).i().i32_load8_u(byte()).i32_const(-2);
     asm.filter_shift(pointer).i().i32_rotl().i32_and().i32_store8(byte()).end();
-    Scratch { locals: Vec::new(), asm }
+    OwnBody { locals: Vec::new(), asm }
 }

@@ -2,7 +2,7 @@
 
 use super::NotInstrumented;
 use super::asm::address_type;
-use super::body::{self, Scratch};
+use super::body::{self, OwnBody};
 use super::module::{Module, Section};
 use super::output::Output;
 use super::plan::{Allocator, Plan};
@@ -159,7 +159,7 @@ fn in_place(
 }
 
 /// A function of our own.
-fn ours(out: &mut Output<'_>, body: Scratch) -> Result<(), NotInstrumented> {
+fn ours(out: &mut Output<'_>, body: OwnBody) -> Result<(), NotInstrumented> {
     let open = out.open();
     out.add(&body.finish());
     out.close(open)

@@ -11,8 +11,8 @@
 //! sampled, freed appended: report to the host, see [`protocol`]
 //! ```
 //! An allocator that reaches another one through functions that are none (`cabi_realloc` does) is its slow
-//! path only, which puts the budget out of reach while the copy runs. Chains through indirect calls count twice, and an
-//! exception that leaves such an allocator ends the instance's samples.
+//! path only, which puts the budget out of reach while the copy runs. Chains through indirect calls count
+//! twice, and an exception that leaves such an allocator ends the instance's samples.
 //!
 //! Which sampled pointers are alive is kept in a filter of 4 KiB, one bit per hash of a pointer, which the
 //! guest's own allocator provides when the first sample is taken.

@@ -79,13 +79,13 @@ fn price_of_a_pair() {
     let original = sample("analytics.wasm");
     let guests = [instrument(&original, u32::MAX).unwrap().bytes, original];
     let mut runs = guests.map(|bytes| (Module::new(&engine, bytes).unwrap(), f64::INFINITY));
-    for _ in 0..15 {
+    for _ in 0..30 {
         for (module, best) in &mut runs {
             let started = cpu();
             run(
                 &engine,
                 module,
-                &["analytics", "--generate", "100000", "3"],
+                &["analytics", "--generate", "50000", "3"],
                 &[],
                 std::env::temp_dir().as_path(),
             );
