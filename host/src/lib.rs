@@ -36,6 +36,7 @@ mod hooks;
 mod load;
 mod pool;
 mod prepare;
+mod rewrite;
 pub mod runner;
 mod runtime;
 mod sampler;
