@@ -33,6 +33,8 @@ mod workload;
 
 pub use load::{Loaded, Workload};
 pub use sampler::Unavailable;
+#[doc(hidden)]
+pub use sampler::in_handler;
 pub use sandscope_model::{ModuleId, WorkloadId};
 pub use scope::{BuildError, Builder, ENGINE_VERSION, Sandscope, Warning};
 pub use trap::{TrapFrame, TrapReport};
