@@ -14,6 +14,8 @@ pub struct Workload {
     pub call: Call,
     /// Whether each call gets a store of its own, as in a host that serves requests.
     pub store_per_call: bool,
+    /// Whether making a store and an instance is timed by itself.
+    pub starts: bool,
     /// Whether the engine pools instances.
     pub pooled: bool,
     /// Whether the bounds on overhead hold for it.
@@ -43,6 +45,7 @@ const KERNEL: Workload = Workload {
     code: Code::Kernel(""),
     call: Call::Run(&[]),
     store_per_call: false,
+    starts: false,
     pooled: false,
     bounded: true,
 };
@@ -56,7 +59,12 @@ const fn kernel(name: &'static str, text: &'static str, args: &'static [i32]) ->
 }
 
 const fn short(name: &'static str, steps: &'static [i32], pooled: bool) -> Workload {
-    Workload { store_per_call: true, pooled, ..kernel(name, include_str!("kernels/short.wat"), steps) }
+    Workload {
+        store_per_call: true,
+        starts: true,
+        pooled,
+        ..kernel(name, include_str!("kernels/short.wat"), steps)
+    }
 }
 
 /// All of them. Calls of guests take some tens of milliseconds, of kernels about one.
@@ -65,7 +73,7 @@ pub const ALL: &[Workload] = &[
     guest("analytics", &["--generate", "5000", "1"]),
     guest("inference", &["--batch", "100"]),
     guest("pricing", &["--generate", "15000", "1"]),
-    Workload { call: Call::Run(&[5000]), ..guest("gc", &[]) },
+    Workload { call: Call::Run(&[500]), ..guest("gc", &[]) },
     kernel("fib", include_str!("kernels/fib.wat"), &[23]),
     kernel("sieve", include_str!("kernels/sieve.wat"), &[200_000]),
     kernel("matmul", include_str!("kernels/matmul.wat"), &[96]),

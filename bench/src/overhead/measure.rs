@@ -13,7 +13,7 @@ use super::Plan;
 use super::process::Process;
 use crate::stats::{Estimate, Random, quantile};
 use crate::worker::Side;
-use crate::workloads::{Call, Workload};
+use crate::workloads::Workload;
 
 /// What was measured of a workload; ratios to the bare engine.
 pub struct Measured {
@@ -97,7 +97,7 @@ pub fn measure(workload: &Workload, plan: &Plan, otlp: &str, random: &mut Random
         let means = sums.map(|sum| sum / plan.blocks as f64);
         let lists = [&mut logs.time, &mut logs.noise, &mut logs.wall, &mut logs.wall_noise, &mut logs.epochs];
         lists.into_iter().zip(means).for_each(|(list, mean)| list.push(mean));
-        if workload.store_per_call && matches!(workload.call, Call::Run(_)) {
+        if workload.starts {
             let (bare, observed) = (bare.ask("starts", plan.starts)?, observed.ask("starts", plan.starts)?);
             starts.push((
                 (observed.0 as f64 - bare.0 as f64) * 1e-9,

@@ -62,7 +62,7 @@ const QUICK: Plan = Plan {
     most_engines: 3,
     blocks: 2,
     slice: Duration::from_millis(20),
-    interval: Duration::from_millis(500),
+    interval: Duration::from_secs(1),
     starts: 500,
     loaded: 10,
 };
@@ -80,10 +80,13 @@ pub fn run(quick: bool, only: Option<&str>) -> Result<()> {
     runtime.spawn(collector.run(std::future::pending()));
 
     println!(
-        "At least {} fresh engines a side and {} pairs of {} ms; ratio to the bare engine (95 % interval)\n",
+        "At least {} fresh engines a side and {} pairs of {} ms, an export every {} s; ratio to the bare engine \
+         (95 % interval)
+",
         plan.engines,
         plan.engines * plan.blocks * 2,
         plan.slice.as_millis(),
+        plan.interval.as_secs(),
     );
     println!(
         "| workload | guest time | bare/bare | wall time | bare/bare | process CPU | `--alloc` | epochs, 99 Hz | engines |"

@@ -32,6 +32,8 @@ impl Process {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["worker", workload.name, side.name(), otlp]);
         command.args([interval.as_millis().to_string(), padding.to_string()]);
+        // With it the engine captures a backtrace at each full GC heap, which is not what is measured.
+        command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
         let mut child = layout::fixed(&mut command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
