@@ -10,7 +10,9 @@ use sandscope_model::Frame;
 use sandscope_recording::{RecordedProfile, Recording};
 use wasmtime::{Config, Engine};
 
+use crate::stats::Random;
 use crate::verdict::Verdict;
+use crate::worker::plain;
 use crate::workloads;
 use planted::{BLOCKS, Clocked};
 
@@ -30,15 +32,16 @@ const QUICK: Duration = Duration::from_secs(15);
 pub fn run(quick: bool) -> Result<()> {
     let cpu = if quick { QUICK } else { FULL };
     let mut table = Table::new(cpu);
+    let mut random = Random(u64::from(std::process::id()));
     for (name, weights) in [("50/50", [0.5, 0.5, 0.0]), ("80/20", [0.8, 0.2, 0.0])] {
-        let seen = experiment(&[(weights, cpu)])?;
+        let seen = experiment(&[(weights, cpu)], &mut random)?;
         table.misplaced += seen.misplaced;
         let (truth, sampled) = seen.threads[0].shares(0);
         table.row(&format!("one thread, {name}: first block's share"), truth, sampled, SHARE);
     }
     // The middle block takes twice as long, as after a bad change.
-    let before = experiment(&[([0.3, 0.3, 0.3], cpu)])?;
-    let after = experiment(&[([0.3, 0.6, 0.3], cpu)])?;
+    let before = experiment(&[([0.3, 0.3, 0.3], cpu)], &mut random)?;
+    let after = experiment(&[([0.3, 0.6, 0.3], cpu)], &mut random)?;
     table.misplaced += before.misplaced + after.misplaced;
     let ((truth0, sampled0), (truth1, sampled1)) = (before.threads[0].shares(1), after.threads[0].shares(1));
     table.row(
@@ -50,7 +53,7 @@ pub fn run(quick: bool) -> Result<()> {
     for count in [2, 4] {
         // Thread k of n is busy for k parts.
         let threads: Vec<_> = (1..=count).map(|k| ([0.5, 0.5, 0.0], cpu * k / count)).collect();
-        let seen = experiment(&threads)?;
+        let seen = experiment(&threads, &mut random)?;
         table.misplaced += seen.misplaced;
         let clocked: f64 = seen.threads.iter().map(|thread| thread.clocked.all.as_secs_f64()).sum();
         let sampled: f64 = seen.threads.iter().map(|thread| thread.all as f64 * 1e-9).sum();
@@ -96,13 +99,13 @@ struct Seen {
 }
 
 /// Runs each thread's module on it, beside a loaded module that never runs, and reads the recording.
-fn experiment(threads: &[([f64; BLOCKS], Duration)]) -> Result<Seen> {
+fn experiment(threads: &[([f64; BLOCKS], Duration)], random: &mut Random) -> Result<Seen> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("recording.mcap");
     let scope = Sandscope::builder().service("bench").record(&path).build()?;
     let mut config = Config::new();
     scope.configure(&mut config);
-    let engine = Engine::new(&config).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    let engine = Engine::new(&config).map_err(plain)?;
     let text = wat::parse_str(planted::TEXT)?;
     let places = planted::places(&text)?;
     ensure!(places.len() == BLOCKS, "the guest has {} blocks", places.len());
@@ -113,20 +116,20 @@ fn experiment(threads: &[([f64; BLOCKS], Duration)]) -> Result<Seen> {
             scope.load_module(&engine, &workloads::version(&text, number), &id, "planted.wasm")
         })
         .collect::<wasmtime::Result<_>>()
-        .map_err(|error| anyhow::anyhow!("{error:#}"))?;
+        .map_err(plain)?;
     let clocked = std::thread::scope(|scope| {
         let engine = &engine;
         let running: Vec<_> = threads
             .iter()
             .zip(&modules)
-            .enumerate()
-            .map(|(seed, (&(weights, cpu), guest))| {
-                scope.spawn(move || planted::run(engine, guest, weights, cpu, seed as u64))
+            .map(|(&(weights, cpu), guest)| {
+                let seed = random.draw();
+                scope.spawn(move || planted::run(engine, guest, weights, cpu, seed))
             })
             .collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, wasmtime::Result<Clocked>>| match thread.join()
         {
-            Ok(result) => result.map_err(|error| anyhow::anyhow!("{error:#}")),
+            Ok(result) => result.map_err(plain),
             Err(_) => bail!("a thread panicked"),
         };
         running.into_iter().map(join).collect::<Result<Vec<Clocked>>>()

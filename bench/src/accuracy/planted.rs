@@ -35,7 +35,7 @@ struct Marks {
 }
 
 /// Calls the guest on this thread until it has spent `cpu`. `weights`: the blocks' lengths in each call, whose
-/// whole varies at random between a fraction and some multiple of the sampler's period.
+/// whole varies at random from a fraction of the sampler's period to many of them.
 pub fn run(
     engine: &Engine,
     guest: &Loaded<Module>,
@@ -59,7 +59,7 @@ pub fn run(
     let mut random = Random(seed);
     let started = clock::thread();
     while clock::thread() - started < cpu {
-        let milliseconds = 0.5 + random.below(40_000) as f64 / 1000.0;
+        let milliseconds = 0.5 + random.below(160_000) as f64 / 1000.0;
         let [a, b, c] = weights.map(|weight| (weight * milliseconds * STEPS_PER_MS) as i32);
         workload.call(|| run.call(&mut store, (a, b, c)))?;
     }

@@ -49,7 +49,7 @@ pub struct Instance {
 
 /// The engine's error, which is no `std::error::Error`, as ours.
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-pub(super) fn plain(error: wasmtime::Error) -> anyhow::Error {
+pub fn plain(error: wasmtime::Error) -> anyhow::Error {
     anyhow::anyhow!("{error:#}")
 }
 

@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use crate::workloads::{Call, Workload};
 use crate::{clock, layout, stats};
 use guest::Guest;
+pub use guest::plain;
 
 /// How an engine is looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
