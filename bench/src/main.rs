@@ -1,22 +1,37 @@
 //! Benchmarks: each figure beside a baseline of the same run. Reached through `cargo xtask bench`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
 
-mod guests;
+mod accuracy;
+mod clock;
+mod layout;
 mod overhead;
 mod stats;
+mod verdict;
 mod worker;
+mod workloads;
 
 use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask bench overhead [--quick] [--only WORKLOAD]
+       cargo xtask bench accuracy [--quick]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["overhead"] => overhead::run(false),
-        ["overhead", "--quick"] => overhead::run(true),
-        ["worker", guest, mode, otlp] => worker::run(guest, mode, otlp),
+        ["overhead"] => overhead::run(false, None),
+        ["overhead", "--quick"] => overhead::run(true, None),
+        ["overhead", "--only", name] => overhead::run(false, Some(name)),
+        ["overhead", "--quick", "--only", name] => overhead::run(true, Some(name)),
+        ["accuracy"] => accuracy::run(false),
+        ["accuracy", "--quick"] => accuracy::run(true),
+        ["worker", workload, side, otlp, interval, padding] => {
+            worker::run(&worker::Arguments { workload, side, otlp, interval, padding })
+        }
+        ["memory", side, otlp, count] => worker::memory::run(side, otlp, count),
         _ => {
-            eprintln!("usage: cargo xtask bench overhead [--quick]");
+            eprintln!("{USAGE}");
             return ExitCode::from(2);
         }
     };

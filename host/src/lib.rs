@@ -57,6 +57,8 @@ pub use engine::Doubt;
 pub use load::{Loaded, Workload};
 pub use prepare::Prepared;
 pub use sampler::Unavailable;
+#[doc(hidden)]
+pub use sampler::in_handler;
 pub use sandscope_model::{ModuleId, WorkloadId};
 pub use sandscope_proto::start::{Cache as StartCache, Phase as StartPhase};
 pub use scope::{BuildError, Builder, ENGINE_VERSION, Sandscope, Warning};

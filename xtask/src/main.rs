@@ -13,7 +13,9 @@ const HELP: &str = "\
 cargo xtask test             everything that CI checks: format, arrows, lints, generated code, all tests
 cargo xtask arrows           who may depend on whom, alone
 cargo xtask guests [NAME…]   rebuild the sample guests (--install first installs what that needs, from Debian)
-cargo xtask bench overhead   what instrumentation costs each guest, beside a bare engine [--quick]
+cargo xtask bench overhead   what instrumentation costs, beside a bare engine [--quick] [--only WORKLOAD]
+cargo xtask bench accuracy   what samples say of guests whose CPU time is known [--quick]
+cargo xtask stress           everything that could break a sampler, at once; 2 minutes [--for 30m]
 ";
 
 fn main() -> ExitCode {
@@ -24,6 +26,8 @@ fn main() -> ExitCode {
         ["arrows"] => arrows::check(&root()),
         ["guests", rest @ ..] => run(Command::new("bash").arg("tests/guests/build.sh").args(rest)),
         ["bench", rest @ ..] => bench(rest),
+        ["stress"] => stress("2m"),
+        ["stress", "--for", time] => stress(time),
         _ => {
             print!("{HELP}");
             return if matches!(words.as_slice(), ["help" | "--help" | "-h"]) {
@@ -85,7 +89,18 @@ fn test() -> Result<()> {
     run(&mut cargo(&["test", "--workspace"]))
 }
 
+/// Built with the features of the whole workspace, like everything else here, and then run: `cargo run` takes
+/// one package's features alone and would compile most dependencies again.
 fn bench(args: &[&str]) -> Result<()> {
-    let mut command = cargo(&["run", "--release", "--package", "sandscope-bench", "--"]);
-    run(command.args(args))
+    run(&mut cargo(&["build", "--release", "--workspace", "--bin", "sandscope-bench"]))?;
+    let own = std::env::current_exe().context("find the folder of builds")?;
+    let builds = own.parent().and_then(Path::parent).context("find the folder of builds")?;
+    let program = builds.join("release/sandscope-bench").with_extension(std::env::consts::EXE_EXTENSION);
+    run(Command::new(program).args(args))
+}
+
+/// The test's own share of `cargo test` is short; `time` is like `90s` or `30m`.
+fn stress(time: &str) -> Result<()> {
+    let mut command = cargo(&["test", "--workspace", "--test", "stress", "--", "--nocapture"]);
+    run(command.env("SANDSCOPE_STRESS_FOR", time))
 }

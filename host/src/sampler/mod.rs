@@ -59,6 +59,16 @@ pub enum Unavailable {
     },
 }
 
+/// Whether the calling thread is inside the signal handler: for an allocator that checks that it is not called
+/// there. Async-signal-safe.
+#[doc(hidden)]
+pub fn in_handler() -> bool {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    return signal::inside();
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    false
+}
+
 /// Installs the process's signal handler, once; later calls give the first call's answer.
 pub(crate) fn install() -> Result<(), Unavailable> {
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

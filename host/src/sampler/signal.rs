@@ -1,6 +1,7 @@
 //! The signal: which one, its handler, and what the handler may do (nothing that allocates, locks or
 //! blocks).
 
+use std::cell::Cell;
 use std::mem;
 use std::ptr;
 use std::sync::OnceLock;
@@ -48,7 +49,22 @@ fn is_default(signal: i32) -> bool {
     read == 0 && action.sa_sigaction == libc::SIG_DFL
 }
 
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is inside the handler. Async-signal-safe.
+pub(super) fn inside() -> bool {
+    INSIDE.get()
+}
+
 extern "C" fn handler(_signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    INSIDE.set(true);
+    sample(info, context);
+    INSIDE.set(false);
+}
+
+fn sample(info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes valid pointers to a handler that was installed with SA_SIGINFO.
     let (info, context) = unsafe { (&*info, &*context.cast::<libc::ucontext_t>()) };
     if info.si_code != libc::SI_TIMER {

@@ -74,7 +74,12 @@ fn runner() -> Runner {
 }
 
 fn file(name: &str, bytes: Vec<u8>) -> GuestFile {
-    GuestFile { bytes, name: name.to_owned(), workload: WorkloadId::new(name, "1") }
+    GuestFile {
+        bytes,
+        name: name.to_owned(),
+        workload: WorkloadId::new(name, "1"),
+        read_in: std::time::Duration::ZERO,
+    }
 }
 
 /// A component that the host calls with strings, through `cabi_realloc`, answers the same.
