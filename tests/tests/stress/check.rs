@@ -20,6 +20,8 @@ const TRAPS: usize = 1000;
 pub struct Facts {
     bodies: Vec<Range<u64>>,
     edges: HashSet<(usize, usize)>,
+    /// What it may leave for: imports, and the engine's runtime.
+    leaves: HashSet<String>,
     /// Functions that may be outermost.
     roots: HashSet<usize>,
 }
@@ -30,13 +32,16 @@ impl Facts {
         let (mut imports, mut bodies, mut exports, mut table) =
             (0, Vec::new(), HashSet::new(), HashSet::new());
         let (mut calls, mut tails, mut indirect) = (HashSet::new(), HashSet::new(), HashSet::new());
+        let mut leaves = HashSet::from(["gc", "memory.grow"].map(str::to_owned));
         for payload in Parser::new(0).parse_all(module) {
             match payload.expect("a valid module") {
                 Payload::ImportSection(section) => {
-                    let functions = section.into_imports().filter(|import| {
-                        matches!(import.as_ref().expect("a valid import").ty, TypeRef::Func(_))
-                    });
-                    imports = functions.count();
+                    for import in section.into_imports().map(|import| import.expect("a valid import")) {
+                        if let TypeRef::Func(_) = import.ty {
+                            imports += 1;
+                            leaves.insert(format!("{}.{}", import.module, import.name));
+                        }
+                    }
                 }
                 Payload::ExportSection(section) => exports.extend(
                     section
@@ -93,7 +98,7 @@ impl Facts {
                 break;
             }
         }
-        Self { bodies, edges, roots }
+        Self { bodies, edges, leaves, roots }
     }
 
     fn function(&self, offset: u64) -> Option<usize> {
@@ -159,11 +164,9 @@ fn kind(profile: &Profile, stack: &[u32], module: &ModuleId, facts: &Facts) -> R
         match &profile.frames[frame as usize] {
             Frame::Host(name) if **name == *TRUNCATED => cut = true,
             Frame::Host(name) => {
-                let known = HOST.iter().find(|known| ***known == **name);
-                let known = known.ok_or_else(|| format!("a frame is called {name}"))?;
-                if depth == 0 {
-                    what = known;
-                }
+                let known = HOST.into_iter().find(|known| **known == **name);
+                let called = (depth == 0 && facts.leaves.contains(&**name)).then_some("called");
+                what = known.or(called).ok_or_else(|| format!("a frame is called {name}"))?;
                 callee = None;
             }
             Frame::Guest { module: index, offset } => {
