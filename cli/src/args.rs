@@ -76,6 +76,10 @@ pub struct Identity {
     /// Samples per second of CPU time and thread; 0 takes none.
     #[arg(long, default_value_t = 99.0)]
     pub hz: f64,
+    /// Profile allocations too: the guest is changed before it is compiled, to report about one
+    /// allocation in 512 KiB.
+    #[arg(long)]
+    pub alloc: bool,
 }
 
 /// What the guest is given.

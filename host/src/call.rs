@@ -70,7 +70,7 @@ impl Workload {
 
     /// What an error of this workload's call says about the guest.
     pub fn report(&self, error: &wasmtime::Error) -> Arc<TrapReport> {
-        TrapReport::new(self.figures.id(), self.module(), error)
+        TrapReport::new(self.figures.id(), self.module(), self.rewritten.as_deref(), error)
     }
 
     /// Counts a thread that the guest started, until the guard is dropped.
@@ -88,7 +88,7 @@ impl Workload {
 
     /// Counts a trap, and tells the aggregator of the first ones of each place.
     pub(crate) fn failed(&self, error: &wasmtime::Error) {
-        if self.figures.failed(error) {
+        if self.figures.failed(self.rewritten.as_deref(), error) {
             self.shared.tell(Command::Trapped(self.report(error)));
         }
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use sandscope_model::ModuleId;
 use sha2::{Digest, Sha256};
 
+use crate::rewrite::Rewritten;
 use crate::sampler::{TEXT, TextRange};
 use crate::sites::Sites;
 
@@ -34,6 +35,7 @@ impl Artifact {
             start: f.offset as u32,
             end: (f.offset + f.len) as u32,
             index: f.index.as_u32(),
+            module: f.module.as_u32(),
         };
         let mut out: Vec<Function> = match self {
             Self::Module(module) => module.functions().map(function).collect(),
@@ -46,7 +48,7 @@ impl Artifact {
     /// Digest of the places of all functions: what the offsets, names and lines of this code depend on.
     pub(crate) fn layout(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        for Function { start, end, index } in self.functions() {
+        for Function { start, end, index, .. } in self.functions() {
             [start, end, index].into_iter().for_each(|number| digest.update(number.to_le_bytes()));
         }
         digest.finalize().into()
@@ -66,6 +68,8 @@ struct Function {
     start: u32,
     end: u32,
     index: u32,
+    /// Which core module of the file it is in.
+    module: u32,
 }
 
 /// Where a program counter lies in the guest's file.
@@ -86,6 +90,8 @@ pub(crate) struct Code {
     range: TextRange,
     functions: Vec<Function>,
     artifact: Artifact,
+    /// How the file was changed before it was compiled, if it was.
+    rewritten: Option<Arc<Rewritten>>,
     /// Text offset to place; `None` for engine-made code (trampolines).
     seen: Mutex<HashMap<u32, Option<Place>>>,
     /// What the code calls of the host; set by the aggregator soon after loading.
@@ -93,7 +99,12 @@ pub(crate) struct Code {
 }
 
 impl Code {
-    pub(crate) fn new(id: ModuleId, length: u64, artifact: Artifact) -> Self {
+    pub(crate) fn new(
+        id: ModuleId,
+        length: u64,
+        artifact: Artifact,
+        rewritten: Option<Arc<Rewritten>>,
+    ) -> Self {
         let text = artifact.text().as_ptr_range();
         Self {
             id,
@@ -101,6 +112,7 @@ impl Code {
             range: TextRange { start: text.start as usize, end: text.end as usize },
             functions: artifact.functions(),
             artifact,
+            rewritten,
             seen: Mutex::new(HashMap::new()),
             sites: OnceLock::new(),
         }
@@ -114,6 +126,23 @@ impl Code {
         let index = self.functions.partition_point(|f| f.start <= text);
         let function = *self.functions.get(index.checked_sub(1)?)?;
         (text < function.end).then_some(function)
+    }
+
+    /// A place in the file that was compiled, as one in the author's file.
+    fn translated(&self, function: Function, place: Place) -> Option<Place> {
+        let Some(rewritten) = &self.rewritten else { return Some(place) };
+        Some(Place {
+            offset: rewritten.map.original_offset(place.offset)?,
+            function: rewritten.original_function(function.module, function.index)?,
+        })
+    }
+
+    /// Text of the functions that report allocations.
+    fn reporters(&self) -> Vec<TextRange> {
+        let Some(rewritten) = &self.rewritten else { return Vec::new() };
+        let base = self.range.start;
+        let reporting = self.functions.iter().filter(|f| rewritten.is_reporter(f.module, f.index));
+        reporting.map(|f| TextRange { start: base + f.start as usize, end: base + f.end as usize }).collect()
     }
 
     /// Looks up text offsets that were not seen before: one merge of the sorted offsets with the map.
@@ -135,17 +164,23 @@ impl Code {
                 let at = map.next().map_or(0, |(at, _)| at as u32);
                 last = position.map(|position| (at, position)).or(last);
             }
-            let place = function.map(|function| Place {
-                // Code before a function's first entry is its prologue; the next entry is its first position.
-                offset: last
-                    .filter(|(at, _)| *at >= function.start)
-                    .map(|(_, position)| u64::from(position))
-                    .or_else(|| {
-                        let next = map.peek().filter(|(at, _)| (*at as u64) < u64::from(function.end))?;
-                        next.1.map(u64::from)
-                    })
-                    .unwrap_or(0),
-                function: function.index,
+            let place = function.and_then(|function| {
+                self.translated(
+                    function,
+                    Place {
+                        // Code before a function's first entry is its prologue; the next entry is its first position.
+                        offset: last
+                            .filter(|(at, _)| *at >= function.start)
+                            .map(|(_, position)| u64::from(position))
+                            .or_else(|| {
+                                let next =
+                                    map.peek().filter(|(at, _)| (*at as u64) < u64::from(function.end))?;
+                                next.1.map(u64::from)
+                            })
+                            .unwrap_or(0),
+                        function: function.index,
+                    },
+                )
             });
             seen.insert(text, place.filter(|place| place.offset != 0));
         }
@@ -176,12 +211,12 @@ impl CodeRegistry {
         let mut state = self.state();
         let at = state.live.partition_point(|other| other.range.start < code.range.start);
         state.live.insert(at, Arc::clone(code));
-        TEXT.add(&[code.range]);
+        TEXT.add(code.range, &code.reporters());
     }
 
     /// Takes code out of sampling; its text stays mapped until samples taken so far are drained.
     pub(crate) fn retire(&self, code: &Arc<Code>) {
-        TEXT.remove(&[code.range]);
+        TEXT.remove(code.range);
         let mut state = self.state();
         state.live.retain(|other| !Arc::ptr_eq(other, code));
         state.retired.push(Arc::clone(code));

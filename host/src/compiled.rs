@@ -1,6 +1,7 @@
 //! From a guest's bytes to native code: taken from the cache, or compiled and put there. What the code is for
 //! is elsewhere: see [`crate::prepare`].
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use sandscope_proto::start::{Cache, Phase};
@@ -11,6 +12,8 @@ use crate::aggregate::Command;
 use crate::cache::{Key, ModuleCache};
 use crate::code::Artifact;
 use crate::cold::nanos;
+use crate::hooks;
+use crate::rewrite::{self, Rewritten};
 use crate::scope::Shared;
 use crate::sidecar::Sidecar;
 
@@ -75,6 +78,8 @@ pub(crate) struct Made<T> {
     pub compiled: T,
     pub code: Artifact,
     pub sidecar: Sidecar,
+    /// How the file was changed before it was compiled, if it was.
+    pub rewritten: Option<Arc<Rewritten>>,
     pub cache: Cache,
     /// The phase that it took, and nanoseconds.
     pub took: (Phase, u64),
@@ -83,12 +88,30 @@ pub(crate) struct Made<T> {
 /// Code for a guest's bytes: out of the scope's cache if there is one and it is in there, else compiled and
 /// put there.
 pub(crate) fn make<T: Compiled>(shared: &Shared, engine: &Engine, bytes: &[u8]) -> Result<Made<T>> {
+    if shared.alloc {
+        match rewrite::instrument(bytes, hooks::alloc::PERIOD) {
+            Ok(rewritten) => {
+                if let Some(reason) = rewritten.not_live() {
+                    shared.tell(Command::Allocations(format!("what is held is unknown: {reason}")));
+                }
+                return compile_rewritten(engine, bytes, rewritten);
+            }
+            Err(reason) => shared.tell(Command::Allocations(format!("allocations are unknown: {reason}"))),
+        }
+    }
     let Some(cache) = &shared.cache else { return compile(engine, bytes, Cache::None) };
     let started = Instant::now();
     let key = Key::of(engine, T::KIND, bytes);
     if let Some((compiled, sidecar)) = cached::<T>(cache, &key, engine) {
         let took = (Phase::Deserialize, nanos(started));
-        return Ok(Made { code: compiled.code(), compiled, sidecar, cache: Cache::Hit, took });
+        return Ok(Made {
+            code: compiled.code(),
+            compiled,
+            sidecar,
+            rewritten: None,
+            cache: Cache::Hit,
+            took,
+        });
     }
     let made: Made<T> = compile(engine, bytes, Cache::Miss)?;
     // An artifact that cannot be serialized is not worth a word: it is compiled each time.
@@ -122,5 +145,20 @@ pub(crate) fn compile<T: Compiled>(engine: &Engine, bytes: &[u8], cache: Cache) 
     let took = (Phase::Compile, nanos(started));
     let code = compiled.code();
     let sidecar = Sidecar::new(bytes, &code);
-    Ok(Made { compiled, code, sidecar, cache, took })
+    Ok(Made { compiled, code, sidecar, rewritten: None, cache, took })
+}
+
+/// Compiles a guest that reports its allocations. What is not as its author shipped it is not cached.
+fn compile_rewritten<T: Compiled>(
+    engine: &Engine,
+    bytes: &[u8],
+    mut rewritten: Rewritten,
+) -> Result<Made<T>> {
+    let started = Instant::now();
+    let compiled = T::compile(engine, &rewritten.bytes)?;
+    let took = (Phase::Compile, nanos(started));
+    rewritten.bytes = Vec::new();
+    let code = compiled.code();
+    let sidecar = Sidecar::new(bytes, &code);
+    Ok(Made { compiled, code, sidecar, rewritten: Some(Arc::new(rewritten)), cache: Cache::None, took })
 }

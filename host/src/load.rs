@@ -12,6 +12,7 @@ use wasmtime::Result;
 use crate::call::Observed;
 use crate::code::Code;
 use crate::cold::{ColdStart, Start, as_nanos, nanos};
+use crate::rewrite::Rewritten;
 use crate::scope::Shared;
 use crate::sidecar::Sidecar;
 use crate::span::NO_SPAN;
@@ -72,14 +73,22 @@ pub struct Workload {
     pub(crate) figures: Arc<Figures>,
     module: ModuleId,
     pub(crate) start: Arc<Start>,
+    /// How its file was changed before it was compiled, if it was.
+    pub(crate) rewritten: Option<Arc<Rewritten>>,
     /// What spans of its calls are called.
     pub(crate) entry: Arc<str>,
 }
 
 impl Workload {
-    pub(crate) fn new(shared: &Arc<Shared>, id: &WorkloadId, module: ModuleId, start: Arc<Start>) -> Self {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        id: &WorkloadId,
+        module: ModuleId,
+        start: Arc<Start>,
+        rewritten: Option<Arc<Rewritten>>,
+    ) -> Self {
         let entry = Arc::from("call");
-        Self { shared: Arc::clone(shared), figures: shared.figures(id), module, start, entry }
+        Self { shared: Arc::clone(shared), figures: shared.figures(id), module, start, rewritten, entry }
     }
 
     /// Name and version.

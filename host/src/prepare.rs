@@ -14,6 +14,7 @@ use crate::code::{Artifact, Code};
 use crate::cold::{Start, nanos};
 use crate::compiled::{Compiled, Made, compile, make};
 use crate::load::{Loaded, Workload};
+use crate::rewrite::Rewritten;
 use crate::scope::Sandscope;
 use crate::sidecar::Sidecar;
 
@@ -124,6 +125,7 @@ impl Sandscope {
             id: made.sidecar.module().clone(),
             sidecar: Some(made.sidecar),
             bytes: Some(bytes.into()),
+            rewritten: made.rewritten,
             cache: made.cache,
             began,
             took: made.took,
@@ -141,6 +143,10 @@ impl Sandscope {
         id: &WorkloadId,
         name: &str,
     ) -> Result<Loaded<T>> {
+        if self.shared().alloc {
+            let reason = "allocations are unknown: it came compiled";
+            self.shared().tell(Command::Allocations(reason.to_owned()));
+        }
         let (began, started) = (SystemTime::now(), Instant::now());
         // SAFETY: the caller's promise is the same.
         let compiled = unsafe { T::deserialize(engine, artifact) }?;
@@ -151,6 +157,7 @@ impl Sandscope {
             id: sidecar.map_or_else(|| ModuleId::of_text(artifact), |sidecar| sidecar.module().clone()),
             sidecar: sidecar.cloned(),
             bytes: None,
+            rewritten: None,
             cache: Cache::None,
             began,
             took,
@@ -167,16 +174,17 @@ impl Sandscope {
         id: &WorkloadId,
         name: &str,
     ) -> Loaded<T> {
-        let Source { id: module, sidecar, bytes, cache, began, took: (phase, ns) } = source;
+        let Source { id: module, sidecar, bytes, rewritten, cache, began, took: (phase, ns) } = source;
         let start = Arc::new(Start::new(id.clone(), module.clone(), cache, began));
-        let workload = Workload::new(self.shared(), id, module.clone(), Arc::clone(&start));
+        let workload =
+            Workload::new(self.shared(), id, module.clone(), Arc::clone(&start), rewritten.clone());
         workload.first_phase(phase, ns);
         self.shared().pools.watch(engine);
         if let Some(limit) = self.shared().stack_limit(engine) {
             workload.figures().runtime.stack.limited(limit);
         }
         let length = sidecar.as_ref().map_or(0, Sidecar::length);
-        let code = Arc::new(Code::new(module.clone(), length, code));
+        let code = Arc::new(Code::new(module.clone(), length, code, rewritten));
         let loaded = Loaded::new(artifact, Arc::clone(&code), workload, sidecar);
         let (workload, name) = (id.clone(), name.to_owned());
         self.shared().tell(Command::Loaded(NewCode { id: module, workload, name, bytes, code, start }));
@@ -195,6 +203,7 @@ struct Source {
     sidecar: Option<Sidecar>,
     /// The file, if it is here: its debug info is offered to whoever wants it.
     bytes: Option<Arc<[u8]>>,
+    rewritten: Option<Arc<Rewritten>>,
     cache: Cache,
     began: SystemTime,
     /// Nanoseconds to compile or deserialize it.

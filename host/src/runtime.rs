@@ -1,6 +1,7 @@
 //! What the engine's runtime did for one workload version: waits, collections, stack. Counters that any
 //! thread updates without a lock.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sandscope_model::AtomicHistogram;
@@ -15,6 +16,8 @@ pub(crate) struct Runtime {
     pub(crate) locks: Locks,
     pub(crate) gc: Gc,
     pub(crate) stack: Stack,
+    /// Numbers of the instances that reported allocations and ended, for the aggregator.
+    pub(crate) ended: Mutex<Vec<u64>>,
 }
 
 /// Waits for memory words.

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use sandscope_model::{ModuleId, WorkloadId};
-use wasmtime::{Trap, WasmBacktrace};
+use wasmtime::{FrameInfo, Trap, WasmBacktrace};
 
+use crate::rewrite::Rewritten;
 use crate::span::Bucket;
 use crate::workload::trap_code;
 
@@ -45,7 +46,12 @@ pub struct TrapFrame {
 
 impl TrapReport {
     /// What `error` says of a call of `workload`, whose code is `module`.
-    pub(crate) fn new(workload: &WorkloadId, module: &ModuleId, error: &wasmtime::Error) -> Arc<Self> {
+    pub(crate) fn new(
+        workload: &WorkloadId,
+        module: &ModuleId,
+        rewritten: Option<&Rewritten>,
+        error: &wasmtime::Error,
+    ) -> Arc<Self> {
         let (code, message) = match error.downcast_ref::<Trap>() {
             // The engine puts "wasm trap: " before each; where this is shown says that already.
             Some(trap) => (trap_code(*trap), trap.to_string().trim_start_matches("wasm trap: ").to_owned()),
@@ -54,15 +60,21 @@ impl TrapReport {
         let frames = error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, |backtrace| {
             let frames = backtrace.frames().iter();
             frames
-                .map(|frame| TrapFrame {
-                    module: module.clone(),
-                    offset: frame.module_offset().unwrap_or(0) as u64,
-                    function: frame.func_index(),
+                .filter_map(|frame| {
+                    let offset = original_offset(frame, rewritten)?;
+                    Some(TrapFrame { module: module.clone(), offset, function: frame.func_index() })
                 })
                 .collect()
         });
         Arc::new(Self { time: SystemTime::now(), workload: workload.clone(), code, message, frames })
     }
+}
+
+/// Whole-file offset of a frame in the author's file; 0 if the engine does not know it, `None` for code that
+/// was added to it.
+fn original_offset(frame: &FrameInfo, rewritten: Option<&Rewritten>) -> Option<u64> {
+    let offset = frame.module_offset().unwrap_or(0) as u64;
+    rewritten.map_or(Some(offset), |rewritten| rewritten.map.original_offset(offset))
 }
 
 /// Where a workload trapped: (code, offset of the innermost frame) to a count.
@@ -92,10 +104,10 @@ impl Places {
 
     /// Counts a trap. True if it is the first of its place and a report of it should be made: at most ten a
     /// second of all places.
-    pub(crate) fn count(&self, trap: Trap, error: &wasmtime::Error) -> bool {
-        let innermost = error.downcast_ref::<WasmBacktrace>().and_then(|stack| stack.frames().first());
-        let Some(offset) = innermost.map(|frame| frame.module_offset().unwrap_or(0)) else { return false };
-        let Some(slot) = self.slot(key(trap, offset as u64)) else { return false };
+    pub(crate) fn count(&self, trap: Trap, rewritten: Option<&Rewritten>, error: &wasmtime::Error) -> bool {
+        let frames = error.downcast_ref::<WasmBacktrace>().map_or(&[][..], WasmBacktrace::frames);
+        let innermost = frames.iter().find_map(|frame| original_offset(frame, rewritten));
+        let Some(slot) = innermost.and_then(|offset| self.slot(key(trap, offset))) else { return false };
         slot.count.fetch_add(1, Relaxed);
         !slot.told.load(Relaxed) && self.reports.take() && !slot.told.swap(true, Relaxed)
     }

@@ -2,7 +2,7 @@
 //! lock, and the store's part that follows its memories.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use sandscope_model::{AtomicHistogram, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
@@ -13,6 +13,8 @@ use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Result, Trap};
 use crate::span::Gate;
 use crate::trap::Places;
 
+use crate::hooks::alloc::{self, InstanceKey};
+use crate::rewrite::Rewritten;
 use crate::runtime::Runtime;
 
 /// How a call ended.
@@ -134,7 +136,7 @@ impl Figures {
     }
 
     /// Counts what an error says; true if it is a trap whose stack should be told.
-    pub(crate) fn failed(&self, error: &wasmtime::Error) -> bool {
+    pub(crate) fn failed(&self, rewritten: Option<&Rewritten>, error: &wasmtime::Error) -> bool {
         if error.is::<PoolConcurrencyLimitError>() {
             self.pool_refused.fetch_add(1, Relaxed);
         }
@@ -142,7 +144,7 @@ impl Figures {
         if let Some(count) = self.traps.get(*trap as usize) {
             count.fetch_add(1, Relaxed);
         }
-        self.places.count(*trap, error)
+        self.places.count(*trap, rewritten, error)
     }
 
     /// Traps by code, those that never came left out.
@@ -275,6 +277,8 @@ pub struct StoreProbe {
     figures: Arc<Figures>,
     size: usize,
     last_growth: usize,
+    /// Instances of the store that report allocations.
+    instances: Vec<InstanceKey>,
     limit: Option<usize>,
     inner: Option<Box<dyn ResourceLimiter + Send + Sync>>,
 }
@@ -282,7 +286,14 @@ pub struct StoreProbe {
 impl StoreProbe {
     pub(crate) fn new(figures: &Arc<Figures>) -> Self {
         figures.instances.fetch_add(1, Relaxed);
-        Self { figures: Arc::clone(figures), size: 0, last_growth: 0, limit: None, inner: None }
+        Self {
+            figures: Arc::clone(figures),
+            size: 0,
+            last_growth: 0,
+            instances: Vec::new(),
+            limit: None,
+            inner: None,
+        }
     }
 
     /// Refuses growth of the store's memories beyond `bytes` in all.
@@ -311,6 +322,10 @@ impl StoreProbe {
 
 impl ResourceLimiter for StoreProbe {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        if let Some(instance) = alloc::beginning() {
+            self.instances.push(instance);
+            return Ok(false);
+        }
         let growth = desired.saturating_sub(current);
         if let Some(inner) = &mut self.inner
             && !inner.memory_growing(current, desired, maximum)?
@@ -368,6 +383,11 @@ impl Drop for StoreProbe {
     fn drop(&mut self) {
         self.figures.memory.fetch_sub(self.size as i64, Relaxed);
         self.figures.instances.fetch_sub(1, Relaxed);
+        if !self.instances.is_empty() {
+            let mut ended = self.figures.runtime.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.extend(self.instances.iter().map(|instance| instance.number));
+            self.instances.drain(..).for_each(alloc::ended);
+        }
         if let Some(limit) = self.limit {
             self.figures.memory_limit.fetch_sub(limit as i64, Relaxed);
         }

@@ -101,6 +101,8 @@ metrics! {
     Samples = "sandscope.samples", Counter, "{sample}";
     /// Samples that found no room, by `reason`.
     SamplesDropped = "sandscope.samples.dropped", Counter, "{sample}";
+    /// Waits, collections, growths and allocations whose stacks found no room.
+    EventsDropped = "sandscope.events.dropped", Counter, "{event}";
     /// Threads that ran guests but could not be given a timer.
     ThreadsUnsampled = "sandscope.threads.unsampled", UpDownCounter, "{thread}";
     /// Spans that were kept, by `sandscope.span.kept` (error, sampled, slow, usual).

@@ -17,17 +17,19 @@ pub(crate) enum Topic {
     Locks,
     ColdStarts,
     Spans,
+    Heap,
     Samples,
 }
 
 impl Topic {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Modules,
         Self::Metrics,
         Self::Traps,
         Self::ColdStarts,
         Self::Locks,
         Self::Spans,
+        Self::Heap,
         Self::Samples,
     ];
 
@@ -40,6 +42,7 @@ impl Topic {
             Self::Locks => "locks",
             Self::ColdStarts => "cold_starts",
             Self::Spans => "spans",
+            Self::Heap => "heap",
             Self::Samples => "samples",
         }
     }
@@ -57,6 +60,7 @@ impl Topic {
             Self::ColdStarts => 4,
             Self::Locks => 5,
             Self::Spans => 6,
+            Self::Heap => 7,
             Self::Samples => FIRST_STREAM,
         }
     }
@@ -77,6 +81,7 @@ impl Topic {
                 let name = "opentelemetry.proto.collector.metrics.v1.ExportMetricsServiceRequest";
                 (2, name, OTLP_DESCRIPTORS)
             }
+            Self::Heap => (8, "sandscope.recording.v1.Heap", DESCRIPTORS),
             Self::Locks => (6, "sandscope.recording.v1.Locks", DESCRIPTORS),
             Self::Traps => (3, "sandscope.recording.v1.Trap", DESCRIPTORS),
             Self::Samples => (4, "sandscope.recording.v1.Samples", DESCRIPTORS),

@@ -71,6 +71,8 @@ pub(crate) struct Fold {
     pub traps: Vec<wire::Trap>,
     /// The last message of each workload.
     pub locks: Vec<wire::Locks>,
+    /// The last message of each workload.
+    pub heaps: Vec<wire::Heap>,
     pub cold_starts: Vec<wire::ColdStart>,
     pub spans: u64,
     pub lost: Lost,
@@ -150,6 +152,19 @@ impl Fold {
                     return None;
                 }
                 self.locks.push(locks);
+            }
+            Topic::Heap => {
+                let heap = wire::Heap::decode(message.data).ok()?;
+                if heap.version > stacks::VERSION {
+                    return None;
+                }
+                self.heaps.retain(|known| {
+                    known.workload != heap.workload || known.workload_version != heap.workload_version
+                });
+                if self.heaps.len() >= MAX_MODULES {
+                    return None;
+                }
+                self.heaps.push(heap);
             }
             Topic::ColdStarts => {
                 let cold = wire::ColdStart::decode(message.data).ok()?;

@@ -12,6 +12,7 @@
 //!   channel 4 cold_starts       sandscope.recording.v1.ColdStart
 //!   channel 5 locks             sandscope.recording.v1.Locks, the last of each workload counts
 //!   channel 6 spans             opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest
+//!   channel 7 heap              sandscope.recording.v1.Heap, the last of each workload counts
 //!   channel 16.. samples        sandscope.recording.v1.Samples; a channel is one incremental dictionary
 //! attachment*                   debug/<module id>.wasm.zst
 //! metadata "sandscope"          again, at a clean close

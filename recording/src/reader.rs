@@ -12,7 +12,7 @@ use sandscope_model::units::bytes as human_bytes;
 use sandscope_model::{ModuleId, WorkloadId};
 use sandscope_proto::MAX_DEBUG_INFO;
 use sandscope_proto::otlp::{MetricBatch, SpanBatch};
-use sandscope_proto::recording::{ColdStart, Locks, Trap};
+use sandscope_proto::recording::{ColdStart, Heap, Locks, Trap};
 
 use crate::channel::{PROFILE, Topic, attachment_id};
 use crate::fold::{Fold, Lost, Message, for_each_message, metric_batches, span_batches};
@@ -43,6 +43,7 @@ pub struct Recording {
     metrics: Vec<MetricStream>,
     traps: Vec<Trap>,
     locks: Vec<Locks>,
+    heaps: Vec<Heap>,
     cold_starts: Vec<ColdStart>,
     spans: u64,
     /// Place and size of debug info.
@@ -83,6 +84,7 @@ impl Recording {
             metrics: fold.metrics.into_streams(),
             traps: fold.traps,
             locks: fold.locks,
+            heaps: fold.heaps,
             cold_starts: fold.cold_starts,
             spans: fold.spans,
             debug,
@@ -143,6 +145,11 @@ impl Recording {
     /// Traps by signature, oldest first; each tells how often it came.
     pub fn traps(&self) -> &[Trap] {
         &self.traps
+    }
+
+    /// Where guests allocated and what they held, per workload.
+    pub fn heaps(&self) -> &[Heap] {
+        &self.heaps
     }
 
     /// Where guests waited for each other, per workload.

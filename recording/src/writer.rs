@@ -235,6 +235,14 @@ impl Writer {
         self.message(Topic::Locks.channel(), time_unix_nano, locks)
     }
 
+    /// Adds what a workload allocated; it replaces what was added before.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn heap(&mut self, heap: &wire::Heap, time_unix_nano: u64) -> Result<(), WriteError> {
+        self.message(Topic::Heap.channel(), time_unix_nano, heap)
+    }
+
     /// Adds a cold start.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ pub fn scope(identity: &Identity, cache: &ModuleCache) -> Result<Sandscope, Prob
         .service(&identity.service)
         .region(&identity.region)
         .hz(identity.hz)
+        .allocations(identity.alloc)
         .interval(identity.interval)
         .metrics_facade(true)
         .on_warning(|warning| eprintln!("sandscope: {warning}"));

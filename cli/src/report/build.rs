@@ -1,15 +1,13 @@
 //! The document of a recording: what was recorded, section by section.
 
-use sandscope_model::{Frame, ModuleId, Profile, SampleKind, SourceFrame, WorkloadId};
+use sandscope_model::{ModuleId, Profile, SampleKind, SourceFrame, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{Point, PointValue};
 use sandscope_proto::recording as wire;
 use sandscope_recording::{MetricStream, Recording};
 
 use super::functions::Functions;
-use super::json::{
-    Allocation, Counts, Document, Host, Memory, Module, RecordingInfo, Samples, Trap, TrapFrame,
-};
+use super::json::{Counts, Document, Host, Memory, Module, RecordingInfo, Samples, Trap, TrapFrame};
 use super::symbols::Symbols;
 use super::{runtime, starts};
 
@@ -53,7 +51,7 @@ pub(super) fn document(recording: &Recording, top: usize) -> Document {
         functions: functions.top(top),
         memory: memory(recording),
         stack: runtime::stacks(recording),
-        allocations: allocations(recording, &symbols, top),
+        allocations: runtime::allocations(recording, &symbols, top),
         locks: runtime::locks(recording, &symbols, top),
         gc: runtime::collectors(recording),
         host_calls: Vec::new(),
@@ -161,35 +159,6 @@ fn memory(recording: &Recording) -> Vec<Memory> {
 pub(super) fn only_module(recording: &Recording, workload: &WorkloadId) -> Option<String> {
     let mut ids = recording.modules().iter().filter(|m| m.workload == *workload).map(|m| &m.id);
     ids.next().filter(|_| ids.next().is_none()).map(ToString::to_string)
-}
-
-fn allocations(recording: &Recording, symbols: &Symbols, top: usize) -> Vec<Allocation> {
-    let mut heaviest: Vec<_> = profiles(recording, SampleKind::Alloc)
-        .flat_map(|profile| profile.iter().map(move |(stack, weight)| (profile, stack, weight)))
-        .collect();
-    heaviest.sort_by_key(|(.., weight)| std::cmp::Reverse(weight.value));
-    heaviest.truncate(top);
-    heaviest
-        .into_iter()
-        .map(|(profile, stack, weight)| Allocation {
-            stack: stack.iter().flat_map(|&frame| describe_frame(profile, frame, symbols)).collect(),
-            live: None,
-            allocated: weight.value,
-            count: weight.samples,
-        })
-        .collect()
-}
-
-/// Names and places of a frame, inlined ones first.
-fn describe_frame(profile: &Profile, frame: u32, symbols: &Symbols) -> Vec<String> {
-    match profile.frames.get(frame as usize) {
-        Some(Frame::Host(name)) => vec![name.to_string()],
-        Some(Frame::Guest { module, offset }) => {
-            let module = profile.modules.get(*module as usize);
-            describe(module, *offset, symbols).unwrap_or_else(|| vec![format!("{offset:#x}")])
-        }
-        None => Vec::new(),
-    }
 }
 
 /// Names and places at an offset, inlined ones first.

@@ -183,9 +183,15 @@ pub struct Gc {
 pub struct Allocation {
     /// `function (file:line)`, innermost first.
     pub stack: Vec<String>,
+    /// Bytes not freed; `null` where frees cannot be seen.
     pub live: Option<u64>,
+    /// Bytes not freed at the time when the workload held most; `null` where frees cannot be seen.
+    pub peak: Option<u64>,
+    /// Bytes since the start.
     pub allocated: u64,
+    /// Allocations since the start.
     pub count: u64,
+    pub workload: String,
 }
 
 /// How a workload came up.

@@ -3,11 +3,11 @@
 use sandscope_model::{ModuleId, SourceFrame, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::PointValue;
-use sandscope_proto::recording::{Lock as WireLock, TrapFrame};
+use sandscope_proto::recording::{AllocationSite, Heap, Lock as WireLock, TrapFrame};
 use sandscope_recording::{MetricStream, Recording};
 
 use super::build::{describe, number, only_module, streams};
-use super::json::{Gc, Lock, Stack};
+use super::json::{Allocation, Gc, Lock, Stack};
 use super::symbols::Symbols;
 
 /// One entry per workload whose stack was seen: the exact mark where there is one, else the samples'.
@@ -46,11 +46,7 @@ pub(super) fn locks(recording: &Recording, symbols: &Symbols, top: usize) -> Vec
         .collect();
     all.sort_by_key(|(_, lock)| std::cmp::Reverse(lock.wait_ns));
     all.truncate(top);
-    let frame = |frame: &TrapFrame| {
-        let module = ModuleId::parse(&frame.module_id);
-        describe(module.as_ref(), frame.offset, symbols)
-            .unwrap_or_else(|| vec![SourceFrame::by_index(frame.function).function])
-    };
+    let frame = |frame: &TrapFrame| describe_frame(frame, symbols);
     let one = |(workload, lock): (&str, &WireLock)| Lock {
         name: None,
         address: lock.address,
@@ -63,6 +59,30 @@ pub(super) fn locks(recording: &Recording, symbols: &Symbols, top: usize) -> Vec
         workload: workload.to_owned(),
     };
     all.into_iter().map(one).collect()
+}
+
+/// The `top` stacks that hold most, then those that allocated most.
+pub(super) fn allocations(recording: &Recording, symbols: &Symbols, top: usize) -> Vec<Allocation> {
+    let mut all: Vec<(&Heap, &AllocationSite)> =
+        recording.heaps().iter().flat_map(|heap| heap.sites.iter().map(move |site| (heap, site))).collect();
+    all.sort_by_key(|(_, site)| std::cmp::Reverse((site.live_bytes, site.peak_bytes, site.allocated_bytes)));
+    all.truncate(top);
+    let one = |(heap, site): (&Heap, &AllocationSite)| Allocation {
+        stack: site.stack.iter().flat_map(|frame| describe_frame(frame, symbols)).collect(),
+        live: heap.live_known.then_some(site.live_bytes),
+        peak: heap.live_known.then_some(site.peak_bytes),
+        allocated: site.allocated_bytes,
+        count: site.allocated_count,
+        workload: heap.workload.clone(),
+    };
+    all.into_iter().map(one).collect()
+}
+
+/// Names and places of a frame, inlined ones first.
+fn describe_frame(frame: &TrapFrame, symbols: &Symbols) -> Vec<String> {
+    let module = ModuleId::parse(&frame.module_id);
+    describe(module.as_ref(), frame.offset, symbols)
+        .unwrap_or_else(|| vec![SourceFrame::by_index(frame.function).function])
 }
 
 /// One entry per workload and collector that stalled a guest.

@@ -7,7 +7,9 @@ use sandscope_model::frame::short_name;
 use sandscope_model::text::visible;
 use sandscope_model::units;
 
-use super::json::{ColdStart, Counts, Document, Function, Gc, Lock, Memory, Stack, Trap, TrapFrame};
+use super::json::{
+    Allocation, ColdStart, Counts, Document, Function, Gc, Lock, Memory, Stack, Trap, TrapFrame,
+};
 
 /// Places of a trap's stack that are printed at each end of it.
 const EDGE: usize = 8;
@@ -21,6 +23,10 @@ const STARTS: usize = 10;
 /// Columns of a function's name and of its place.
 const NAME: usize = 56;
 const PLACE: usize = 44;
+/// Allocating stacks that are told of.
+const SITES: usize = 5;
+/// Frames of the language's own library above an allocation, which say little.
+const LIBRARY: [&str; 2] = ["rust/library/", "libcxx/include"];
 /// Locks that are told of.
 const LOCKS: usize = 3;
 /// Frames of a lock's stack that are told of.
@@ -54,6 +60,7 @@ fn write(out: &mut String, name: &str, document: &Document) -> std::fmt::Result 
     document.memory.iter().try_for_each(|memory| one_memory(out, memory))?;
     document.stack.iter().try_for_each(|stack| one_stack(out, stack))?;
     document.gc.iter().try_for_each(|gc| one_gc(out, gc))?;
+    document.allocations.iter().take(SITES).try_for_each(|site| one_site(out, site))?;
     document.locks.iter().take(LOCKS).try_for_each(|lock| one_lock(out, lock))?;
     document.cold_starts.iter().take(STARTS).try_for_each(|start| one_start(out, start))?;
     if let Some(more) = document.cold_starts.len().checked_sub(STARTS + 1) {
@@ -224,6 +231,23 @@ fn one_gc(out: &mut String, gc: &Gc) -> std::fmt::Result {
     .flatten()
     .collect();
     writeln!(out, "garbage collection of {} ({}): {}", visible(&gc.workload), gc.collector, facts.join(", "))
+}
+
+fn one_site(out: &mut String, site: &Allocation) -> std::fmt::Result {
+    let held = |label: &str, bytes: Option<u64>| {
+        bytes.filter(|bytes| *bytes > 0).map(|bytes| format!("{} {label}, ", units::bytes(bytes)))
+    };
+    writeln!(
+        out,
+        "allocations of {}: {}{}{} in all, {} times",
+        visible(&site.workload),
+        held("held", site.live).unwrap_or_default(),
+        held("held at the peak", site.peak).unwrap_or_default(),
+        units::bytes(site.allocated),
+        units::count(site.count),
+    )?;
+    let own = site.stack.iter().filter(|frame| LIBRARY.iter().all(|library| !frame.contains(library)));
+    own.take(LOCK_FRAMES).try_for_each(|frame| writeln!(out, "    {}", visible(frame)))
 }
 
 fn one_lock(out: &mut String, lock: &Lock) -> std::fmt::Result {

@@ -6,6 +6,7 @@ use sandscope_model::profile::Weight;
 use sandscope_model::{Frame, ModuleId, Profile, SampleKind, WorkloadId};
 use sandscope_proto::recording::TrapFrame;
 
+use super::heap::{self, Allocation};
 use super::locks::Wait;
 use crate::code::CodeView;
 use crate::hooks;
@@ -13,8 +14,8 @@ use crate::sampler::{Drained, Kind};
 
 /// Distinct stacks that are kept per settling; more fold into `[other]`.
 const MAX_RAW: usize = 65_536;
-/// Waits that are kept per settling with their addresses; more are counted as dropped.
-const MAX_WAITS: usize = 4096;
+/// Waits, and allocations, that are kept per settling by themselves; more are counted as dropped.
+const MAX_EVENTS: usize = 16_384;
 /// Distinct stacks that wait for a collector per workload and kind.
 const MAX_PENDING: usize = 16_384;
 
@@ -35,7 +36,9 @@ const NAMING_FRAMES: usize = 3;
 pub(super) struct RawFold {
     stacks: HashMap<RawStack, Weight>,
     other: HashMap<(u32, SampleKind), Weight>,
-    waits: Vec<RawWait>,
+    waits: Vec<Event>,
+    /// Allocations (`true`) and frees.
+    heap: Vec<(bool, Event)>,
     dropped: u64,
 }
 
@@ -49,7 +52,8 @@ struct RawStack {
     pcs: Box<[u64]>,
 }
 
-struct RawWait {
+/// A record that is needed by itself.
+struct Event {
     workload: u32,
     values: [u64; 4],
     pcs: Box<[u64]>,
@@ -70,6 +74,7 @@ pub(super) struct Interval {
     /// By ordinal of the workload, one per kind.
     pub profiles: Vec<(u32, Settled)>,
     pub waits: Vec<Wait>,
+    pub heap: Vec<heap::Record>,
     /// Records that found no room.
     pub dropped: u64,
 }
@@ -111,15 +116,24 @@ impl RawFold {
                 let (_, value) = hooks::stands_for(record.values[0]);
                 (SampleKind::Wall, Weight { samples: 1, value })
             }
-            Kind::Alloc | Kind::Free => return,
-        };
-        if record.kind == Kind::Wait {
-            if self.waits.len() < MAX_WAITS {
-                let pcs = record.pcs.into();
-                self.waits.push(RawWait { workload: record.workload, values: record.values, pcs });
-            } else {
-                self.dropped += 1;
+            Kind::Alloc => {
+                let (count, bytes) = hooks::alloc::stands_for(record.values[0]);
+                let weight = Weight { samples: count.round() as u64, value: bytes.round() as u64 };
+                (SampleKind::Alloc, weight)
             }
+            Kind::Free => (SampleKind::Alloc, Weight::default()),
+        };
+        let event = || Event { workload: record.workload, values: record.values, pcs: record.pcs.into() };
+        match record.kind {
+            Kind::Wait if self.waits.len() < MAX_EVENTS => self.waits.push(event()),
+            Kind::Alloc | Kind::Free if self.heap.len() < MAX_EVENTS => {
+                self.heap.push((record.kind == Kind::Alloc, event()));
+            }
+            Kind::Wait | Kind::Alloc | Kind::Free => self.dropped += 1,
+            Kind::Guest | Kind::Host | Kind::Collect | Kind::Grow | Kind::HostCall => {}
+        }
+        if record.kind == Kind::Free {
+            return;
         }
         let stack = RawStack {
             workload: record.workload,
@@ -140,11 +154,12 @@ impl RawFold {
     /// Empties the fold. `period` is the value of one expiration of the sampler's timer.
     pub(super) fn settle(&mut self, codes: &CodeView, period: u64) -> Interval {
         let raw = std::mem::take(&mut self.stacks);
-        let waits = std::mem::take(&mut self.waits);
+        let (waits, heap) = (std::mem::take(&mut self.waits), std::mem::take(&mut self.heap));
+        let events = waits.iter().chain(heap.iter().map(|(_, event)| event));
         codes.prepare(
             raw.keys()
                 .flat_map(|stack| instructions(&stack.pcs, stack.in_host))
-                .chain(waits.iter().flat_map(|wait| instructions(&wait.pcs, true)))
+                .chain(events.flat_map(|event| instructions(&event.pcs, true)))
                 .chain(waits.iter().map(|wait| wait.values[3].saturating_sub(1))),
         );
         let mut settled = HashMap::new();
@@ -160,7 +175,8 @@ impl RawFold {
         }
         Interval {
             profiles: settled.into_iter().map(|((workload, _), settled)| (workload, settled)).collect(),
-            waits: waits.iter().map(|wait| resolve(codes, wait)).collect(),
+            waits: waits.iter().map(|event| wait(codes, event)).collect(),
+            heap: heap.iter().map(|(allocated, event)| heap_record(codes, *allocated, event)).collect(),
             dropped: std::mem::take(&mut self.dropped),
         }
     }
@@ -188,7 +204,9 @@ impl Settled {
             self.functions.insert((code.id.clone(), place.offset), place.function);
             frames.push(self.profile.frame(Frame::Guest { module, offset: place.offset }));
         }
-        if stack.in_host {
+        if stack.kind == SampleKind::Alloc {
+            // The leaf is the code that was added to report; what is known begins with the allocator.
+        } else if stack.in_host {
             let name = host_name.as_deref().unwrap_or(HOST);
             frames.insert(0, self.profile.frame(Frame::Host(name.into())));
         } else if frames.is_empty() {
@@ -201,23 +219,38 @@ impl Settled {
     }
 }
 
-fn resolve(codes: &CodeView, wait: &RawWait) -> Wait {
-    let frame = |address| {
-        codes.place(address).map(|(code, place)| TrapFrame {
-            module_id: code.id.as_str().to_owned(),
-            offset: place.offset,
-            function: place.function,
-        })
-    };
-    let [ns, address, outcome, notifier] = wait.values;
+fn frame(codes: &CodeView, instruction: u64) -> Option<TrapFrame> {
+    codes.place(instruction).map(|(code, place)| TrapFrame {
+        module_id: code.id.as_str().to_owned(),
+        offset: place.offset,
+        function: place.function,
+    })
+}
+
+fn stack(codes: &CodeView, event: &Event) -> Vec<TrapFrame> {
+    instructions(&event.pcs, true).filter_map(|instruction| frame(codes, instruction)).collect()
+}
+
+fn wait(codes: &CodeView, event: &Event) -> Wait {
+    let [ns, address, outcome, notifier] = event.values;
     Wait {
-        workload: wait.workload,
+        workload: event.workload,
         address,
         ns,
         timed_out: outcome == hooks::TIMED_OUT,
-        stack: instructions(&wait.pcs, true).filter_map(frame).collect(),
-        notifier: frame(notifier.saturating_sub(1)),
+        stack: stack(codes, event),
+        notifier: frame(codes, notifier.saturating_sub(1)),
     }
+}
+
+fn heap_record(codes: &CodeView, allocated: bool, event: &Event) -> heap::Record {
+    let workload = event.workload;
+    if !allocated {
+        let [pointer, instance, ..] = event.values;
+        return heap::Record::Freed { workload, instance, pointer };
+    }
+    let [size, pointer, instance, _] = event.values;
+    heap::Record::Allocated(Allocation { workload, instance, pointer, size, stack: stack(codes, event) })
 }
 
 /// Profiles that wait for their export.

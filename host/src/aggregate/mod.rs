@@ -2,21 +2,22 @@
 //! never wait for it.
 //!
 //! ```text
-//! rings --100 ms--> RawFold --interval--> per-workload profiles --> OTLP
+//! rings --50 ms--> RawFold --interval--> per-workload profiles --> OTLP
 //!                                    \--1 s--> recording
 //! spans --100 ms--> Spans --interval, 1 s-------^
 //! commands (loaded code, traps, stop) ----------^
 //! ```
 
 mod fold;
+mod heap;
 mod locks;
 mod record;
 mod spans;
 mod traps;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -39,13 +40,14 @@ use crate::{agent, debug_info, facade, sampler};
 
 pub(crate) use fold::Settled;
 use fold::{Pending, RawFold};
+use heap::Heap;
 use locks::Locks;
 use record::Recorder;
 use spans::{Spans, Wanted};
 use traps::TrapLog;
 
 /// Time between drains: a ring holds the deepest stacks of this long at the default rate.
-const DRAIN: Duration = Duration::from_millis(100);
+const DRAIN: Duration = Duration::from_millis(50);
 /// Time between writes to a recording: what a power cut may take.
 const RECORD: Duration = Duration::from_secs(1);
 /// Longest time that the last export may take.
@@ -57,6 +59,8 @@ pub(crate) enum Command {
     Loaded(NewCode),
     /// A module could not be put into the cache.
     CacheFailed(CacheError),
+    /// What is not seen of a guest's allocations, and why.
+    Allocations(String),
     /// A call trapped at a place where none did before.
     Trapped(Arc<TrapReport>),
     /// Send what is left and end.
@@ -119,10 +123,12 @@ pub(crate) fn start(
                     raw: RawFold::default(),
                     pending: Pending::default(),
                     locks: Locks::default(),
+                    heap: Heap::default(),
                     spans: Spans::new(ended, wanted),
                     traps: TrapLog::default(),
                     waiting: Vec::new(),
                     dropped: 0,
+                    events_dropped: 0,
                     started,
                     warned: false,
                     warned_of_cache: false,
@@ -146,12 +152,15 @@ struct Aggregator {
     raw: RawFold,
     pending: Pending,
     locks: Locks,
+    heap: Heap,
     spans: Spans,
     traps: TrapLog,
     /// Retired code that a handler might still have been reading at the last settling.
     waiting: Vec<Arc<Code>>,
     /// Samples that found no room, since the start.
     dropped: u64,
+    /// The same of waits, collections, allocations and other events.
+    events_dropped: u64,
     started: u64,
     warned: bool,
     warned_of_cache: bool,
@@ -211,6 +220,7 @@ impl Aggregator {
                     self.write(false);
                 }
             }
+            Command::Allocations(reason) => (self.settings.on_warning)(&Warning::Allocations(reason)),
             Command::CacheFailed(error) => {
                 if !std::mem::replace(&mut self.warned_of_cache, true) {
                     (self.settings.on_warning)(&Warning::Cache(error));
@@ -243,7 +253,9 @@ impl Aggregator {
 
     fn drain(&mut self) {
         let raw = &mut self.raw;
-        self.dropped += sampler::drain(self.shared.scope, |record| raw.add(record));
+        let dropped = sampler::drain(self.shared.scope, |record| raw.add(record));
+        self.dropped += dropped.samples;
+        self.events_dropped += dropped.events;
         self.spans.drain(&self.shared.all_figures());
     }
 
@@ -274,9 +286,14 @@ impl Aggregator {
                 self.dropped += self.pending.add(figures.id(), profile);
             }
         }
-        self.dropped += settled.dropped;
+        self.events_dropped += settled.dropped;
         for wait in settled.waits {
             self.locks.add(wait);
+        }
+        self.heap.add(settled.heap);
+        for figures in &figures {
+            let mut ended = figures.runtime.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.drain(..).for_each(|instance| self.heap.ended(figures.ordinal, instance));
         }
         if !quiet {
             self.waiting = retired;
@@ -295,6 +312,7 @@ impl Aggregator {
         points.push(
             Point::of(Metric::SamplesDropped, None, counter(self.dropped)).with(attribute::REASON, "no_room"),
         );
+        points.push(Point::of(Metric::EventsDropped, None, counter(self.events_dropped)));
         let unsampled = self.shared.unsampled.load(Ordering::Relaxed);
         points.push(Point::of(Metric::ThreadsUnsampled, None, PointValue::Gauge(unsampled as f64)));
         if let Some(exporter) = &self.exporter {
@@ -346,6 +364,11 @@ impl Aggregator {
         for (ordinal, locks) in self.locks.changed() {
             if let Some(figures) = self.shared.all_figures().get(ordinal as usize) {
                 recorder.locks(figures.id(), locks);
+            }
+        }
+        for (ordinal, sites, live_known) in self.heap.changed() {
+            if let Some(figures) = self.shared.all_figures().get(ordinal as usize) {
+                recorder.heap(figures.id(), sites, live_known);
             }
         }
         recorder.cold_starts(end);

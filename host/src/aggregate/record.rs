@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use sandscope_model::{SampleKind, WorkloadId};
 use sandscope_proto::otlp::{MetricBatch, SpanBatch};
-use sandscope_proto::recording::{self as wire, Lock, Trap};
+use sandscope_proto::recording::{self as wire, AllocationSite, Lock, Trap};
 use sandscope_recording::{Head, ModuleInfo, SampleBatch, WriteError, Writer};
 
 use super::{NewCode, Settled};
@@ -121,6 +121,18 @@ impl Recorder {
         };
         let now = unix_nanos(SystemTime::now());
         self.write(|writer| writer.locks(&message, now));
+    }
+
+    pub(super) fn heap(&mut self, workload: &WorkloadId, sites: Vec<AllocationSite>, live_known: bool) {
+        let message = wire::Heap {
+            version: sandscope_proto::stacks::VERSION,
+            workload: workload.name.to_string(),
+            workload_version: workload.version.to_string(),
+            sites,
+            live_known,
+        };
+        let now = unix_nanos(SystemTime::now());
+        self.write(|writer| writer.heap(&message, now));
     }
 
     pub(super) fn flush(&mut self) {

@@ -7,8 +7,9 @@
 use std::mem::transmute;
 use std::time::Instant;
 
-use super::{called, nanos};
+use super::{alloc, called, nanos};
 use crate::engine::{Builtin, original};
+use crate::rewrite::protocol::Report;
 use crate::sampler::{self, Kind};
 
 /// What `memory.grow` gives when it is refused.
@@ -20,6 +21,14 @@ pub(super) unsafe extern "C" fn grow(vmctx: usize, delta: u64, memory: u32) -> u
     // SAFETY: the entry of the array that this hook replaced, which has this signature.
     let engine: unsafe extern "C" fn(usize, u64, u32) -> usize =
         unsafe { transmute(original(Builtin::MemoryGrow)) };
+    if let Some(report) = Report::from_delta(delta)
+        && sampler::in_reporter()
+    {
+        return alloc::answer(vmctx, delta, report, || {
+            // SAFETY: the arguments that compiled code passed: a growth that is impossible.
+            unsafe { engine(vmctx, delta, memory) };
+        });
+    }
     let started = Instant::now();
     // SAFETY: the arguments that compiled code passed, unchanged.
     let result = unsafe { engine(vmctx, delta, memory) };

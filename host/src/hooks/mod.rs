@@ -5,6 +5,7 @@
 //! middle may switch to another thread (a limiter that waits), so nothing that belongs to a thread is kept
 //! across it.
 
+pub(crate) mod alloc;
 mod gc;
 mod memory;
 mod random;

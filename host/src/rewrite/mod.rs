@@ -20,10 +20,6 @@
 //! Nothing is imported, no table or memory is added, and no index shifts: only functions, globals and types
 //! are appended. Custom sections are kept as they are, so names and DWARF speak of the original: offsets and
 //! function indices of the new file are brought back with [`OffsetMap`] and [`Instrumented::original_function`].
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the probe that runs rewritten guests is not wired up yet")
-)]
 
 mod asm;
 mod body;
@@ -74,10 +70,12 @@ pub(crate) struct Instrumented {
     /// Which core module of the file it is, counted in the order of the file: the engine's static module index.
     pub ordinal: u32,
     /// Its bytes in the new file.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests look there"))]
     pub range: Range<u64>,
     /// Indices of the functions whose `memory.grow` is a report.
     pub reporters: Vec<u32>,
     /// Names of the instrumented functions, for people.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests look there"))]
     pub allocators: Vec<String>,
     /// Whether frees of sampled pointers are reported.
     pub live: Result<(), NotLive>,
@@ -85,6 +83,28 @@ pub(crate) struct Instrumented {
     functions: u32,
     /// Appended copies: their index and that of the original, ascending.
     copies: Vec<(u32, u32)>,
+}
+
+impl Rewritten {
+    /// The function of the author's file that an appended or kept function of a core module is; `None` for
+    /// code that is ours alone.
+    pub(crate) fn original_function(&self, module: u32, function: u32) -> Option<u32> {
+        match self.modules.iter().find(|known| known.ordinal == module) {
+            Some(known) => known.original_function(function),
+            None => Some(function),
+        }
+    }
+
+    /// Why no module's frees are seen; `None` if those of any are.
+    pub(crate) fn not_live(&self) -> Option<NotLive> {
+        let first = self.modules.first()?.live.err()?;
+        self.modules.iter().all(|module| module.live.is_err()).then_some(first)
+    }
+
+    /// Whether growth of memory in a function of a core module is a report.
+    pub(crate) fn is_reporter(&self, module: u32, function: u32) -> bool {
+        self.modules.iter().any(|known| known.ordinal == module && known.reporters.contains(&function))
+    }
 }
 
 impl Instrumented {

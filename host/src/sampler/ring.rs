@@ -28,9 +28,9 @@ pub(crate) enum Kind {
     Grow,
     /// Time in a host call: ns, how many calls this one stands for.
     HostCall,
-    /// A sampled allocation: bytes, what they stand for, pointer, memory.
+    /// A sampled allocation: bytes, pointer, number of the instance if its end will be seen.
     Alloc,
-    /// The end of a sampled allocation: pointer, memory.
+    /// The end of a sampled allocation: pointer, number of the instance.
     Free,
 }
 
@@ -51,8 +51,8 @@ impl Kind {
         match self {
             Self::Guest | Self::Host => 0,
             Self::Collect | Self::HostCall | Self::Free => 2,
-            Self::Grow => 3,
-            Self::Wait | Self::Alloc => 4,
+            Self::Grow | Self::Alloc => 3,
+            Self::Wait => 4,
         }
     }
 }

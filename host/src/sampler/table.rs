@@ -17,18 +17,29 @@ pub(crate) struct TextRange {
 }
 
 /// Sorted, disjoint ranges.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct TextTable {
     ranges: Vec<TextRange>,
+    /// Functions whose growth of memory is a report: see [`crate::rewrite`].
+    reporters: Vec<TextRange>,
 }
 
 impl TextTable {
     /// The range that holds an address. Async-signal-safe.
     pub(crate) fn find(&self, pc: usize) -> Option<TextRange> {
-        let index = self.ranges.partition_point(|range| range.start <= pc);
-        let range = *self.ranges.get(index.checked_sub(1)?)?;
-        (pc < range.end).then_some(range)
+        holding(&self.ranges, pc)
     }
+
+    /// Whether an address lies in a function that reports. Async-signal-safe.
+    pub(crate) fn is_reporter(&self, pc: usize) -> bool {
+        holding(&self.reporters, pc).is_some()
+    }
+}
+
+fn holding(ranges: &[TextRange], pc: usize) -> Option<TextRange> {
+    let index = ranges.partition_point(|range| range.start <= pc);
+    let range = *ranges.get(index.checked_sub(1)?)?;
+    (pc < range.end).then_some(range)
 }
 
 /// The process's table: signal handlers are per process, so there is one for all engines.
@@ -47,27 +58,32 @@ struct Retired(*mut TextTable);
 unsafe impl Send for Retired {}
 
 impl SharedTable {
-    /// Adds ranges. They must stay mapped and unchanged until [`Self::remove`] and, after it,
+    /// Adds a module's text, and its functions that report. It must stay mapped and unchanged until [`Self::remove`] and, after it,
     /// [`Self::reclaim`] with every reader's slot.
-    pub(crate) fn add(&self, new: &[TextRange]) {
-        self.edit(|ranges| {
-            ranges.extend_from_slice(new);
-            ranges.sort_by_key(|range| range.start);
+    pub(crate) fn add(&self, text: TextRange, reporters: &[TextRange]) {
+        self.edit(|table| {
+            table.ranges.push(text);
+            table.ranges.sort_by_key(|range| range.start);
+            table.reporters.extend_from_slice(reporters);
+            table.reporters.sort_by_key(|range| range.start);
         });
     }
 
-    /// Removes ranges: handlers that start after this call no longer see them.
-    pub(crate) fn remove(&self, old: &[TextRange]) {
-        self.edit(|ranges| ranges.retain(|range| !old.contains(range)));
+    /// Removes a text: handlers that start after this call no longer see it.
+    pub(crate) fn remove(&self, old: TextRange) {
+        self.edit(|table| {
+            table.ranges.retain(|range| *range != old);
+            table.reporters.retain(|range| !(old.start..old.end).contains(&range.start));
+        });
     }
 
-    fn edit(&self, change: impl FnOnce(&mut Vec<TextRange>)) {
+    fn edit(&self, change: impl FnOnce(&mut TextTable)) {
         let mut retired = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let current = self.current.load(Ordering::Acquire);
         // SAFETY: tables are replaced and freed only under `writer`, which is held.
-        let mut ranges = unsafe { current.as_ref() }.map_or_else(Vec::new, |table| table.ranges.clone());
-        change(&mut ranges);
-        let next = Box::into_raw(Box::new(TextTable { ranges }));
+        let mut table = unsafe { current.as_ref() }.cloned().unwrap_or_default();
+        change(&mut table);
+        let next = Box::into_raw(Box::new(table));
         self.current.store(next, Ordering::SeqCst);
         if !current.is_null() {
             retired.push(Retired(current));
@@ -124,7 +140,8 @@ mod tests {
 
     #[test]
     fn finds_only_inside_ranges() {
-        let table = TextTable { ranges: vec![range(10, 20), range(30, 40)] };
+        let table = TextTable { ranges: vec![range(10, 20), range(30, 40)], reporters: vec![range(12, 14)] };
+        assert!(table.is_reporter(13) && !table.is_reporter(14));
         for (pc, want) in [(9, None), (10, Some(10)), (19, Some(10)), (20, None), (39, Some(30)), (40, None)]
         {
             assert_eq!(table.find(pc).map(|r| r.start), want, "{pc}");
@@ -137,16 +154,16 @@ mod tests {
         let shared = SharedTable { current: AtomicPtr::new(ptr::null_mut()), writer: Mutex::new(Vec::new()) };
         let hazard = AtomicPtr::new(ptr::null_mut());
         assert!(shared.with(&hazard, |table| table.is_none()));
-        shared.add(&[range(1, 2)]);
+        shared.add(range(1, 2), &[]);
         shared.with(&hazard, |table| {
             let announced = hazard.load(Ordering::SeqCst);
-            shared.remove(&[range(1, 2)]);
+            shared.remove(range(1, 2));
             assert!(!shared.reclaim(|t| t == announced));
             assert!(table.unwrap().find(1).is_some());
         });
         assert!(shared.reclaim(|t| t == hazard.load(Ordering::SeqCst)));
         assert_eq!(shared.with(&hazard, |table| table.unwrap().find(1)), None);
-        shared.remove(&[]);
+        shared.remove(range(8, 9));
         shared.reclaim(|_| false);
         drop(unsafe_free(&shared));
     }

@@ -13,10 +13,10 @@ use super::table::{TEXT, TextTable};
 use crate::engine;
 use crate::workload::Figures;
 
-/// Words of the ring of samples: 48 KiB, which at 99 Hz and 100 ms between drains holds the deepest stacks.
-const SAMPLES: usize = 6144;
-/// Words of the ring of events: 12 KiB.
-const EVENTS: usize = 1536;
+/// Words of the ring of samples: 32 KiB, which at 99 Hz and 50 ms between drains holds the deepest stacks.
+const SAMPLES: usize = 4096;
+/// Words of the ring of events: 32 KiB less what the rest of the state takes.
+const EVENTS: usize = 4032;
 
 /// What a thread that runs guests shares with its signal handler, its hooks and with the drain.
 pub(crate) struct ThreadState {
@@ -230,6 +230,15 @@ pub(crate) fn event(kind: Kind, values: &[u64]) {
     });
 }
 
+/// Whether the guest left for the host in a function that reports allocations.
+#[inline(never)] // thread-locals
+pub(crate) fn in_reporter() -> bool {
+    let Some(state) = active() else { return false };
+    // SAFETY: the engine says that this store's guest runs on this thread, so the store is alive.
+    let Some(exit) = engine::current().and_then(|store| unsafe { store.exit() }) else { return false };
+    TEXT.with(&state.event_hazard, |table| table.is_some_and(|table| table.is_reporter(exit.pc - 1)))
+}
+
 /// An address on the current stack, below every frame of the guest.
 #[inline(never)]
 fn here() -> usize {
@@ -261,19 +270,25 @@ pub(super) fn stack_used(sp: usize) {
     }
 }
 
-/// Empties the rings of a scope and recycles those of threads that ended. Returns samples and events
-/// dropped.
+/// What found no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    pub samples: u64,
+    pub events: u64,
+}
+
+/// Empties the rings of a scope and recycles those of threads that ended.
 ///
 /// One drain of a scope at a time.
-pub(crate) fn drain(scope: u64, mut each: impl FnMut(&Drained<'_>)) -> u64 {
+pub(crate) fn drain(scope: u64, mut each: impl FnMut(&Drained<'_>)) -> Dropped {
     let states: Vec<&'static ThreadState> =
         lock(&STATES).iter().copied().filter(|state| state.scope.load(Ordering::Acquire) == scope).collect();
-    let mut dropped = 0;
+    let mut dropped = Dropped::default();
     let mut pcs = Vec::with_capacity(super::MAX_FRAMES);
     for state in states {
         let exited = state.exited.load(Ordering::Acquire);
-        dropped += state.samples.drain(&mut pcs, &mut each);
-        dropped += state.events.drain(&mut pcs, &mut each);
+        dropped.samples += state.samples.drain(&mut pcs, &mut each);
+        dropped.events += state.events.drain(&mut pcs, &mut each);
         if exited {
             state.scope.store(0, Ordering::Release);
         }

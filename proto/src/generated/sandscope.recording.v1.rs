@@ -191,3 +191,39 @@ pub struct Lock {
     #[prost(message, optional, tag = "7")]
     pub notifier: ::core::option::Option<TrapFrame>,
 }
+/// The stacks of a workload that allocated or hold most, since the start. A later message of the same workload
+/// replaces an earlier one.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Heap {
+    /// Format version of this message; readers refuse a larger one.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(string, tag = "2")]
+    pub workload: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub workload_version: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "4")]
+    pub sites: ::prost::alloc::vec::Vec<AllocationSite>,
+    /// Whether frees were seen, so that `live_bytes` means something.
+    #[prost(bool, tag = "5")]
+    pub live_known: bool,
+}
+/// All figures are estimates from samples.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AllocationSite {
+    /// Innermost first, the allocator itself included.
+    #[prost(message, repeated, tag = "1")]
+    pub stack: ::prost::alloc::vec::Vec<TrapFrame>,
+    #[prost(uint64, tag = "2")]
+    pub allocated_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub allocated_count: u64,
+    /// Not freed: of instances that run, and of those that ended last.
+    #[prost(uint64, tag = "4")]
+    pub live_bytes: u64,
+    #[prost(uint64, tag = "5")]
+    pub live_count: u64,
+    /// Not freed at the time when the workload held most.
+    #[prost(uint64, tag = "6")]
+    pub peak_bytes: u64,
+}
