@@ -149,6 +149,7 @@ async fn transmit(
                 _ => 0,
             },
             profile: settled.profile.clone(),
+            links: settled.links.clone(),
         })
         .collect();
     let names = Names(&outgoing.profiles);

@@ -106,8 +106,8 @@ impl Profile {
         index
     }
 
-    /// Adds weight to a stack given as frame indices of this profile, leaf first.
-    pub fn add(&mut self, stack: &[u32], weight: Weight) {
+    /// Adds weight to a stack given as frame indices of this profile, leaf first; returns the stack's index.
+    pub fn add(&mut self, stack: &[u32], weight: Weight) -> u32 {
         let index = match self.stack_index.get(stack) {
             Some(&index) => index as usize,
             None => {
@@ -121,10 +121,11 @@ impl Profile {
         let sum = &mut self.weights[index];
         sum.samples = sum.samples.saturating_add(weight.samples);
         sum.value = sum.value.saturating_add(weight.value);
+        index as u32
     }
 
-    /// Adds everything of another profile.
-    pub fn merge(&mut self, other: &Self) {
+    /// Adds everything of another profile; returns the index here of each of its stacks.
+    pub fn merge(&mut self, other: &Self) -> Vec<u32> {
         let modules: Vec<u32> = other.modules.iter().map(|id| self.module(id)).collect();
         let frames: Vec<u32> = other
             .frames
@@ -138,10 +139,11 @@ impl Profile {
                 })
             })
             .collect();
-        for (stack, weight) in other.iter() {
+        let stacks = other.iter().map(|(stack, weight)| {
             let stack: Vec<u32> = stack.iter().map(|&f| frames[f as usize]).collect();
-            self.add(&stack, weight);
-        }
+            self.add(&stack, weight)
+        });
+        stacks.collect()
     }
 
     /// Stacks (leaf first) with their weights.

@@ -204,6 +204,7 @@ fn profile(stacks: impl IntoIterator<Item = Vec<u64>>) -> ProfileBatch {
         profile.add(&frames, Weight { samples: 1, value: 10_000_000 });
     }
     ProfileBatch {
+        links: Vec::new(),
         resource: resource("eu", "a"),
         workload: Some(WorkloadId::new("image", "1")),
         kind: SampleKind::Cpu,

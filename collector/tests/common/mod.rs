@@ -190,6 +190,7 @@ impl Host {
             profile.add(&frames, Weight { samples: *samples, value: samples * 10_000_000 });
         }
         ProfileBatch {
+            links: Vec::new(),
             resource: self.resource.clone(),
             workload: Some(self.workload.clone()),
             kind: SampleKind::Cpu,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use sandscope_model::profile::Weight;
 use sandscope_model::{Frame, ModuleId, Profile, SampleKind, WorkloadId};
+use sandscope_proto::otlp::profiles::Link;
 use sandscope_proto::recording::TrapFrame;
 
 use super::heap::{self, Allocation};
@@ -16,6 +17,8 @@ use crate::sampler::{Drained, Kind};
 const MAX_RAW: usize = 65_536;
 /// Waits, and allocations, that are kept per settling by themselves; more are counted as dropped.
 const MAX_EVENTS: usize = 16_384;
+/// Links of samples to spans that wait for a collector per workload; further samples stay unlinked.
+const MAX_LINKS: usize = 16_384;
 /// Distinct stacks that wait for a collector per workload and kind.
 const MAX_PENDING: usize = 16_384;
 
@@ -45,6 +48,8 @@ pub(super) struct RawFold {
 #[derive(PartialEq, Eq, Hash)]
 struct RawStack {
     workload: u32,
+    /// Of CPU samples; 0 for none.
+    span: u64,
     kind: SampleKind,
     /// Whether the guest had left for the host: the leaf is a return address then.
     in_host: bool,
@@ -67,6 +72,8 @@ pub(crate) struct Settled {
     pub functions: HashMap<(ModuleId, u64), u32>,
     /// Per module: length of its file.
     pub lengths: HashMap<ModuleId, u64>,
+    /// Which calls samples belong to.
+    pub links: Vec<Link>,
 }
 
 /// What an interval came to.
@@ -81,7 +88,13 @@ pub(super) struct Interval {
 
 impl Settled {
     fn new(kind: SampleKind) -> Self {
-        Self { kind, profile: Profile::new(), functions: HashMap::new(), lengths: HashMap::new() }
+        Self {
+            kind,
+            profile: Profile::new(),
+            functions: HashMap::new(),
+            lengths: HashMap::new(),
+            links: Vec::new(),
+        }
     }
 
     pub(super) fn samples(&self) -> u64 {
@@ -93,7 +106,10 @@ impl Settled {
     }
 
     fn merge(&mut self, other: Self) {
-        self.profile.merge(&other.profile);
+        let stacks = self.profile.merge(&other.profile);
+        let room = MAX_LINKS.saturating_sub(self.links.len());
+        let links = other.links.into_iter().take(room);
+        self.links.extend(links.map(|link| Link { stack: stacks[link.stack as usize], ..link }));
         self.functions.extend(other.functions);
         self.lengths.extend(other.lengths);
     }
@@ -137,6 +153,7 @@ impl RawFold {
         }
         let stack = RawStack {
             workload: record.workload,
+            span: if kind == SampleKind::Cpu { record.span } else { 0 },
             kind,
             in_host: record.kind != Kind::Guest,
             truncated: record.truncated,
@@ -215,7 +232,20 @@ impl Settled {
         if stack.truncated {
             frames.push(self.profile.frame(Frame::Host(TRUNCATED.into())));
         }
-        self.profile.add(&frames, weight);
+        let index = self.profile.add(&frames, weight);
+        if stack.span != 0 && self.links.len() < MAX_LINKS {
+            self.links.push(Link { stack: index, trace_id: 0, span_id: stack.span, value: weight.value });
+        }
+    }
+
+    /// Says which traces the calls belong to; those of calls that are not kept as spans are dropped.
+    pub(super) fn link(&mut self, trace: impl Fn(u64) -> Option<u128>) {
+        self.links.retain_mut(|link| {
+            if link.trace_id == 0 {
+                link.trace_id = trace(link.span_id).unwrap_or(0);
+            }
+            link.trace_id != 0
+        });
     }
 }
 

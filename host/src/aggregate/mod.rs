@@ -332,8 +332,10 @@ impl Aggregator {
         let metrics = self.metrics();
         let hz = self.shared.hz;
         if let Some(exporter) = &mut self.exporter {
+            let mut profiles = self.pending.take();
+            profiles.iter_mut().for_each(|(_, settled)| settled.link(|span| self.spans.trace(span)));
             let spans = self.spans.take();
-            exporter.send(Outgoing { metrics, spans, profiles: self.pending.take(), hz });
+            exporter.send(Outgoing { metrics, spans, profiles, hz });
         }
     }
 

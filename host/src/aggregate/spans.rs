@@ -35,6 +35,9 @@ pub(super) struct Spans {
     to_export: VecDeque<Span>,
     /// The last span of each outcome.
     exemplars: HashMap<WorkloadId, [Option<Exemplar>; Outcome::ALL.len()]>,
+    /// Traces of the spans since the last export, and of the time before it: calls end about when their
+    /// samples are exported.
+    traces: [HashMap<u64, u128>; 2],
     kept: [u64; Kept::ALL.len()],
     /// Spans that found no room here.
     dropped: u64,
@@ -48,6 +51,7 @@ impl Spans {
             to_record: Vec::new(),
             to_export: VecDeque::new(),
             exemplars: HashMap::new(),
+            traces: Default::default(),
             kept: [0; Kept::ALL.len()],
             dropped: 0,
         }
@@ -77,6 +81,9 @@ impl Spans {
                 }
             }
             if self.wanted.export {
+                if self.traces[0].len() < MAX_PENDING {
+                    self.traces[0].insert(span.span_id, span.trace_id);
+                }
                 self.push(span);
             }
         }
@@ -100,8 +107,14 @@ impl Spans {
         std::mem::take(&mut self.to_record)
     }
 
+    /// The trace of a span that ended since the export before the last.
+    pub(super) fn trace(&self, span: u64) -> Option<u128> {
+        self.traces.iter().find_map(|traces| traces.get(&span)).copied()
+    }
+
     /// What the collector does not have yet.
     pub(super) fn take(&mut self) -> Vec<Span> {
+        self.traces[1] = std::mem::take(&mut self.traces[0]);
         std::mem::take(&mut self.to_export).into()
     }
 

@@ -77,7 +77,6 @@ pub(crate) struct Drained<'a> {
     /// Ordinal of the workload.
     pub workload: u32,
     /// Id of the active call's span; 0 for none.
-    #[cfg_attr(not(test), expect(dead_code, reason = "samples are linked to spans once spans are exported"))]
     pub span: u64,
     /// Timer expirations that this sample stands for; 1 for events.
     pub weight: u64,

@@ -33,6 +33,21 @@ pub struct ProfileBatch {
     pub period: u64,
     /// The stacks.
     pub profile: Profile,
+    /// Parts of the stacks' weights that belong to a span.
+    pub links: Vec<Link>,
+}
+
+/// Samples that were taken while a call ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Index into [`Profile::stacks`].
+    pub stack: u32,
+    /// The call's trace; 0 if it is not known.
+    pub trace_id: u128,
+    /// The call's span.
+    pub span_id: u64,
+    /// Part of the stack's value.
+    pub value: u64,
 }
 
 /// What the sender knows of modules beyond their ids.
@@ -70,6 +85,7 @@ struct Tables {
     functions: HashMap<i32, i32>,
     attributes: HashMap<(String, String), i32>,
     stacks: HashMap<Vec<i32>, i32>,
+    links: HashMap<(u128, u64), i32>,
 }
 
 impl Tables {
@@ -90,6 +106,7 @@ impl Tables {
             functions: HashMap::new(),
             attributes: HashMap::new(),
             stacks: HashMap::from([(Vec::new(), 0)]),
+            links: HashMap::new(),
         }
     }
 
@@ -160,6 +177,16 @@ impl Tables {
         index
     }
 
+    fn link(&mut self, link: &Link) -> i32 {
+        *self.links.entry((link.trace_id, link.span_id)).or_insert_with(|| {
+            self.out.link_table.push(otlp::Link {
+                trace_id: link.trace_id.to_be_bytes().to_vec(),
+                span_id: link.span_id.to_be_bytes().to_vec(),
+            });
+            self.out.link_table.len() as i32 - 1
+        })
+    }
+
     fn profile(&mut self, batch: &ProfileBatch, names: &dyn ModuleNames) -> otlp::Profile {
         let profile = &batch.profile;
         let locations: Vec<i32> = profile
@@ -177,17 +204,28 @@ impl Tables {
             })
             .collect();
         let mut samples = Vec::with_capacity(profile.stacks.len());
-        for (stack, weight) in profile.iter() {
+        let mut links: Vec<&Link> = batch.links.iter().filter(|link| link.trace_id != 0).collect();
+        links.sort_by_key(|link| link.stack);
+        for (index, (stack, weight)) in profile.iter().enumerate() {
             let location_indices: Vec<i32> = stack.iter().map(|&frame| locations[frame as usize]).collect();
             let stack_index = *self.stacks.entry(location_indices.clone()).or_insert_with(|| {
                 self.out.stack_table.push(otlp::Stack { location_indices });
                 self.out.stack_table.len() as i32 - 1
             });
-            samples.push(otlp::Sample {
-                stack_index,
-                values: vec![i64::try_from(weight.value).unwrap_or(i64::MAX)],
-                ..Default::default()
-            });
+            let mut sample = |value: u64, link_index| {
+                let values = vec![i64::try_from(value).unwrap_or(i64::MAX)];
+                samples.push(otlp::Sample { stack_index, values, link_index, ..Default::default() });
+            };
+            let first = links.partition_point(|link| (link.stack as usize) < index);
+            let mut rest = weight.value;
+            for link in links[first..].iter().take_while(|link| link.stack as usize == index) {
+                let value = link.value.min(rest);
+                rest -= value;
+                sample(value, self.link(link));
+            }
+            if rest > 0 || weight.value == 0 {
+                sample(rest, 0);
+            }
         }
         let sample_type = Some(otlp::ValueType {
             type_strindex: self.string(batch.kind.name()),
@@ -285,6 +323,7 @@ impl Lookup<'_> {
             resource: resource.clone(),
             workload: name.map(|name| WorkloadId::new(&name, version.as_deref().unwrap_or_default())),
             kind,
+            links: Vec::new(),
             time_unix_nano: profile.time_unix_nano,
             duration_nano: profile.duration_nano,
             period: u64::try_from(profile.period).unwrap_or(0),
@@ -334,6 +373,7 @@ mod tests {
         profile.add(&frames, Weight { samples: 2, value: 20 });
         profile.add(&frames[1..], Weight { samples: 3, value: 30 });
         ProfileBatch {
+            links: Vec::new(),
             resource: Resource { region: "eu-1".into(), ..Resource::default() },
             workload: Some(WorkloadId::new("image", "1")),
             kind: SampleKind::Cpu,
@@ -349,6 +389,27 @@ mod tests {
         let batch = batch();
         let request = to_otlp(&batch.resource, std::slice::from_ref(&batch), &Names);
         assert_eq!(from_otlp(&request), (vec![batch], 0));
+    }
+
+    /// Samples of a kept call name its span, the rest of a stack's weight names none, and nothing is counted twice.
+    #[test]
+    fn samples_name_their_spans() {
+        let (trace_id, span_id) = (0xabc, 0xdef);
+        let links = vec![
+            Link { stack: 1, trace_id, span_id, value: 10 },
+            Link { stack: 1, trace_id: 0, span_id: 5, value: 10 },
+        ];
+        let batch = ProfileBatch { links, ..batch() };
+        let request = to_otlp(&batch.resource, std::slice::from_ref(&batch), &Names);
+        let linked = |index: i32| {
+            let link = &request.dictionary.as_ref().unwrap().link_table[index as usize];
+            (link.trace_id.last().copied(), link.span_id.last().copied())
+        };
+        let samples = &request.resource_profiles[0].scope_profiles[0].profiles[0].samples;
+        let seen: Vec<_> =
+            samples.iter().map(|sample| (sample.values[0], linked(sample.link_index))).collect();
+        assert_eq!(seen, [(20, (None, None)), (10, (Some(0xbc), Some(0xef))), (20, (None, None))]);
+        assert_eq!(from_otlp(&request).0[0].profile, batch.profile);
     }
 
     /// A peer's indices are never trusted: samples with bad ones are counted, the others kept.
