@@ -16,14 +16,19 @@
 //! # Security
 //! A ring holds addresses of guest code and the ordinal of a workload, nothing from guest memory.
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(sandscope_sampler)]
+mod arch;
+#[cfg(sandscope_sampler)]
 mod linux;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(sandscope_sampler)]
 mod signal;
 mod table;
 mod thread;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(sandscope_sampler)]
 mod unwind;
+// `build.rs` says where there is a sampler.
+#[cfg(not(sandscope_sampler))]
+mod unsupported;
 
 pub(crate) use table::{TEXT, TextRange};
 pub(crate) use thread::{Active, Drained, drain, enter, reclaim_tables, release};
@@ -55,8 +60,8 @@ pub enum Unavailable {
 
 /// Installs the process's signal handler, once; later calls give the first call's answer.
 pub(crate) fn install() -> Result<(), Unavailable> {
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[cfg(sandscope_sampler)]
     return signal::install();
-    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-    Err(Unavailable::Platform { os: std::env::consts::OS, arch: std::env::consts::ARCH })
+    #[cfg(not(sandscope_sampler))]
+    unsupported::install()
 }

@@ -36,10 +36,10 @@ pub(crate) struct ThreadState {
 }
 
 /// A timer of the kernel, deleted on drop.
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(sandscope_sampler)]
 type Timer = super::linux::Timer;
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-type Timer = std::convert::Infallible;
+#[cfg(not(sandscope_sampler))]
+type Timer = super::unsupported::Timer;
 
 static STATES: Mutex<Vec<&'static ThreadState>> = Mutex::new(Vec::new());
 
@@ -117,7 +117,6 @@ fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
             return ptr::from_ref(*state);
         }
         let state = take_state(scope);
-        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         if hz > 0.0 {
             match Timer::start(hz, ptr::from_ref(state)) {
                 Some(timer) => *lock(&state.timer) = Some(timer),
@@ -126,8 +125,6 @@ fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
                 }
             }
         }
-        #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-        let _ = (hz, unsampled);
         attached.0.push((scope, state));
         ptr::from_ref(state)
     });
