@@ -22,6 +22,8 @@ mod agent;
 mod aggregate;
 mod code;
 mod debug_info;
+#[cfg(all(test, sandscope_sampler))]
+mod edges;
 mod export;
 mod facade;
 mod load;

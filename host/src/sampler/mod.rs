@@ -22,6 +22,8 @@ mod arch;
 mod linux;
 #[cfg(sandscope_sampler)]
 mod signal;
+#[cfg(all(test, sandscope_sampler, target_arch = "x86_64"))]
+pub(crate) mod step;
 mod table;
 mod thread;
 #[cfg(sandscope_sampler)]

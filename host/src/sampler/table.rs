@@ -23,6 +23,11 @@ pub(crate) struct TextTable {
 }
 
 impl TextTable {
+    /// A table of sorted, disjoint ranges.
+    pub(super) fn new(ranges: Vec<TextRange>) -> Self {
+        Self { ranges }
+    }
+
     /// The range that holds an address. Async-signal-safe.
     pub(crate) fn find(&self, pc: usize) -> Option<TextRange> {
         let index = self.ranges.partition_point(|range| range.start <= pc);
@@ -67,7 +72,7 @@ impl SharedTable {
         // SAFETY: tables are replaced and freed only under `writer`, which is held.
         let mut ranges = unsafe { current.as_ref() }.map_or_else(Vec::new, |table| table.ranges.clone());
         change(&mut ranges);
-        let next = Box::into_raw(Box::new(TextTable { ranges }));
+        let next = Box::into_raw(Box::new(TextTable::new(ranges)));
         self.current.store(next, Ordering::SeqCst);
         if !current.is_null() {
             retired.push(Retired(current));
@@ -124,7 +129,7 @@ mod tests {
 
     #[test]
     fn finds_only_inside_ranges() {
-        let table = TextTable { ranges: vec![range(10, 20), range(30, 40)] };
+        let table = TextTable::new(vec![range(10, 20), range(30, 40)]);
         for (pc, want) in [(9, None), (10, Some(10)), (19, Some(10)), (20, None), (39, Some(30)), (40, None)]
         {
             assert_eq!(table.find(pc).map(|r| r.start), want, "{pc}");

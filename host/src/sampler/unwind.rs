@@ -93,3 +93,42 @@ unsafe fn read_frame(fp: usize) -> (usize, usize) {
     let [next, return_address] = unsafe { *(fp as *const [usize; 2]) };
     (next, arch::strip(return_address))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::TextRange;
+
+    /// What a walk from an exit gives, with guest text from 0x1000 to 0x2000 and a stack of three frames:
+    /// a trampoline's at word 2, two of a guest at words 4 and 6, the outermost called by the host.
+    fn exit(exit_pc: usize, fp: impl Fn(usize) -> usize) -> Vec<usize> {
+        let mut stack = [0usize; 8];
+        let base = stack.as_ptr() as usize;
+        stack[2..].copy_from_slice(&[base + 4 * 8, 0x1100, base + 6 * 8, 0x1200, 0, 0x9000]);
+        let table = TextTable::new(vec![TextRange { start: 0x1000, end: 0x2000 }]);
+        let mut pcs = Vec::new();
+        // SAFETY: the frames that the walk may read are those of `stack`.
+        unsafe {
+            walk_exit(&table, exit_pc, fp(base), base, |pc| {
+                pcs.push(pc);
+                true
+            });
+        }
+        pcs
+    }
+
+    #[test]
+    fn exits_are_walked_from_the_trampoline() {
+        assert_eq!(exit(0x1100, |base| base + 16), [0x1100, 0x1200]);
+    }
+
+    /// An exit that does not fit to the stack is not looked into.
+    #[test]
+    fn stale_exits_give_nothing() {
+        assert_eq!(exit(0x1104, |base| base + 16), [0usize; 0], "another return address");
+        assert_eq!(exit(0x1100, |base| base), [0usize; 0], "at the stack pointer");
+        assert_eq!(exit(0x1100, |base| base - 16), [0usize; 0], "below the stack pointer");
+        assert_eq!(exit(0x1100, |base| base + 17), [0usize; 0], "unaligned");
+        assert_eq!(exit(0x1100, |base| base + MAX_STACK), [0usize; 0], "too far");
+    }
+}
