@@ -24,7 +24,9 @@ mod linux;
 mod signal;
 #[cfg(all(test, sandscope_sampler, target_arch = "x86_64"))]
 pub(crate) mod step;
+#[cfg_attr(not(sandscope_sampler), allow(dead_code, reason = "without signals nothing takes samples"))]
 mod table;
+#[cfg_attr(not(sandscope_sampler), allow(dead_code, reason = "without signals nothing takes samples"))]
 mod thread;
 #[cfg(sandscope_sampler)]
 mod unwind;

@@ -59,7 +59,7 @@ impl Drop for Attachments {
         LAST.set((0, ptr::null()));
         for (scope, state) in self.0.drain(..) {
             if state.scope.load(Ordering::Acquire) == scope {
-                drop(lock(&state.timer).take());
+                *lock(&state.timer) = None;
                 state.exited.store(true, Ordering::Release);
             }
         }
@@ -162,7 +162,7 @@ fn take_state(scope: u64) -> &'static ThreadState {
 /// Stops the timers of a scope and gives its states back. No call of the scope may be active.
 pub(crate) fn release(scope: u64) {
     for state in lock(&STATES).iter().filter(|state| state.scope.load(Ordering::Acquire) == scope) {
-        drop(lock(&state.timer).take());
+        *lock(&state.timer) = None;
         state.scope.store(0, Ordering::Release);
     }
 }
