@@ -49,6 +49,7 @@ impl Registers {
 }
 
 /// A return address without what the processor adds to it: nothing here.
+#[cfg(target_arch = "x86_64")]
 pub(in super::super) fn strip(address: usize) -> usize {
     address
 }
