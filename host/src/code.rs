@@ -269,3 +269,11 @@ impl CodeView {
         Some((code, place))
     }
 }
+
+/// The addresses of the instructions that a stack's frames are at: a return address is the one after the call.
+/// The leaf is the interrupted instruction, unless the guest had left for the host.
+pub(crate) fn instructions(pcs: &[u64], in_host: bool) -> impl Iterator<Item = u64> {
+    let at =
+        move |(depth, &pc): (usize, &u64)| if depth == 0 && !in_host { pc } else { pc.saturating_sub(1) };
+    pcs.iter().enumerate().map(at)
+}

@@ -29,6 +29,8 @@ mod code;
 mod cold;
 mod compiled;
 mod debug_info;
+#[cfg(all(test, sandscope_sampler))]
+mod edges;
 mod engine;
 mod export;
 mod facade;

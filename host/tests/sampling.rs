@@ -94,13 +94,15 @@ fn stacks_have_only_real_edges() {
 
     let (mut whole, mut all) = (0, 0);
     for (functions, samples) in stacks(&path, &bodies(&wasm)) {
-        all += samples;
         match functions.as_slice() {
+            // The host's share depends on the machine.
+            [None] => continue,
             [Some(2), Some(1), Some(0)] => whole += samples,
-            // The call's own way in and out, in the host, in main, or in middle.
-            [None] | [Some(2)] | [Some(2), Some(1)] => {}
+            // The call's own way in and out, in main or in middle.
+            [Some(2)] | [Some(2), Some(1)] => {}
             other => panic!("no such stack: {other:?}"),
         }
+        all += samples;
     }
     assert!(all > 30, "{all} samples");
     assert!(whole as f64 / all as f64 > 0.95, "{whole} of {all}");

@@ -1,6 +1,7 @@
-//! Chores that developers repeat: `cargo xtask test`, `guests`, `bench`.
+//! Chores that developers repeat: `cargo xtask test`, `arm`, `guests`, `bench`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
 
+mod arm;
 mod arrows;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, bail};
 const HELP: &str = "\
 cargo xtask test             everything that CI checks: format, arrows, lints, generated code, all tests
 cargo xtask arrows           who may depend on whom, alone
+cargo xtask arm              the host's tests on aarch64, cross-compiled and emulated (nightly: takes minutes)
 cargo xtask guests [NAME…]   rebuild the sample guests (--install first installs what that needs, from Debian)
 cargo xtask bench overhead   what instrumentation costs, beside a bare engine [--quick] [--only WORKLOAD]
 cargo xtask bench accuracy   what samples say of guests whose CPU time is known [--quick]
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["test"] => test(),
         ["arrows"] => arrows::check(&root()),
+        ["arm"] => arm::check(&root()),
         ["guests", rest @ ..] => run(Command::new("bash").arg("tests/guests/build.sh").args(rest)),
         ["bench", rest @ ..] => bench(rest),
         ["stress"] => stress("2m"),

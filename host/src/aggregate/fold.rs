@@ -9,7 +9,7 @@ use sandscope_proto::recording::TrapFrame;
 
 use super::heap::{self, Allocation};
 use super::locks::Wait;
-use crate::code::CodeView;
+use crate::code::{CodeView, instructions};
 use crate::hooks;
 use crate::sampler::{Drained, Kind};
 
@@ -113,15 +113,6 @@ impl Settled {
         self.functions.extend(other.functions);
         self.lengths.extend(other.lengths);
     }
-}
-
-/// The address of the instruction that a frame is at: a return address is the one after the call.
-fn instruction(pc: u64, depth: usize, in_host: bool) -> u64 {
-    if depth == 0 && !in_host { pc } else { pc.saturating_sub(1) }
-}
-
-fn instructions(pcs: &[u64], in_host: bool) -> impl Iterator<Item = u64> {
-    pcs.iter().enumerate().map(move |(depth, &pc)| instruction(pc, depth, in_host))
 }
 
 impl RawFold {

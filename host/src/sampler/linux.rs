@@ -1,6 +1,6 @@
 //! Timers of the kernel that signal one thread after so much of its CPU time.
 
-use std::mem;
+use std::{mem, ptr};
 
 use super::signal;
 use super::thread::ThreadState;
@@ -15,26 +15,43 @@ impl Timer {
     /// Starts a timer for the calling thread, with `cookie` as the signal's value. `None` if the kernel
     /// refuses (RLIMIT_SIGPENDING).
     pub(super) fn start(hz: f64, cookie: *const ThreadState) -> Option<Self> {
+        let timer = Self(create(signal::number(), cookie).ok()?);
         let interval = (1e9 / hz).clamp(10_000.0, 1e12) as i64;
-        // SAFETY: both structs are plain C data for which all zeroes is a valid value.
-        let (mut event, mut spec): (libc::sigevent, libc::itimerspec) = unsafe { mem::zeroed() };
-        event.sigev_notify = libc::SIGEV_THREAD_ID;
-        event.sigev_signo = signal::number();
-        event.sigev_value = libc::sigval { sival_ptr: cookie.cast_mut().cast() };
-        // SAFETY: gettid has no preconditions.
-        event.sigev_notify_thread_id = unsafe { libc::gettid() };
-        spec.it_interval.tv_sec = interval / 1_000_000_000;
-        spec.it_interval.tv_nsec = interval % 1_000_000_000;
-        spec.it_value = spec.it_interval;
-        let mut timer: libc::timer_t = std::ptr::null_mut();
-        // SAFETY: `event` and `timer` live across the call.
-        if unsafe { libc::timer_create(libc::CLOCK_THREAD_CPUTIME_ID, &mut event, &mut timer) } != 0 {
-            return None;
-        }
-        let timer = Self(timer);
+        let every = libc::timespec { tv_sec: interval / 1_000_000_000, tv_nsec: interval % 1_000_000_000 };
+        let spec = libc::itimerspec { it_interval: every, it_value: every };
         // SAFETY: the timer was just created; `spec` lives across the call.
-        let set = unsafe { libc::timer_settime(timer.0, 0, &spec, std::ptr::null_mut()) };
+        let set = unsafe { libc::timer_settime(timer.0, 0, &spec, ptr::null_mut()) };
         (set == 0).then_some(timer)
+    }
+}
+
+/// Whether timers may send a signal. Emulators keep real-time signals for themselves and let a handler be
+/// installed for them all the same.
+pub(super) fn can_send(signal: i32) -> bool {
+    match create(signal, ptr::null()) {
+        Ok(timer) => {
+            drop(Timer(timer));
+            true
+        }
+        // For now there are too many of them, which says nothing of the signal.
+        Err(errno) => errno == libc::EAGAIN,
+    }
+}
+
+/// Makes a stopped timer of the calling thread's CPU time, or says the kernel's error.
+fn create(signal: i32, cookie: *const ThreadState) -> Result<libc::timer_t, i32> {
+    // SAFETY: all zeroes is a valid value of plain C data.
+    let mut event: libc::sigevent = unsafe { mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_THREAD_ID;
+    event.sigev_signo = signal;
+    event.sigev_value = libc::sigval { sival_ptr: cookie.cast_mut().cast() };
+    // SAFETY: gettid has no preconditions.
+    event.sigev_notify_thread_id = unsafe { libc::gettid() };
+    let mut timer: libc::timer_t = ptr::null_mut();
+    // SAFETY: `event` and `timer` live across the call.
+    match unsafe { libc::timer_create(libc::CLOCK_THREAD_CPUTIME_ID, &mut event, &mut timer) } {
+        0 => Ok(timer),
+        _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)),
     }
 }
 

@@ -17,15 +17,25 @@
 //! # Security
 //! A ring holds addresses of guest code and the ordinal of a workload, nothing from guest memory.
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(sandscope_sampler)]
+mod arch;
+#[cfg(sandscope_sampler)]
 mod linux;
+#[cfg_attr(not(sandscope_sampler), allow(dead_code, reason = "without signals nothing takes samples"))]
 mod ring;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(sandscope_sampler)]
 mod signal;
+#[cfg(all(test, sandscope_sampler, target_arch = "x86_64"))]
+pub(crate) mod step;
+#[cfg_attr(not(sandscope_sampler), allow(dead_code, reason = "without signals nothing takes samples"))]
 mod table;
+#[cfg_attr(not(sandscope_sampler), allow(dead_code, reason = "without signals nothing takes samples"))]
 mod thread;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(sandscope_sampler)]
 mod unwind;
+// `build.rs` says where there is a sampler.
+#[cfg(not(sandscope_sampler))]
+mod unsupported;
 
 pub(crate) use ring::{Drained, Kind};
 pub(crate) use table::{TEXT, TextRange};
@@ -63,16 +73,16 @@ pub enum Unavailable {
 /// there. Async-signal-safe.
 #[doc(hidden)]
 pub fn in_handler() -> bool {
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[cfg(sandscope_sampler)]
     return signal::inside();
-    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    #[cfg(not(sandscope_sampler))]
     false
 }
 
 /// Installs the process's signal handler, once; later calls give the first call's answer.
 pub(crate) fn install() -> Result<(), Unavailable> {
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[cfg(sandscope_sampler)]
     return signal::install();
-    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-    Err(Unavailable::Platform { os: std::env::consts::OS, arch: std::env::consts::ARCH })
+    #[cfg(not(sandscope_sampler))]
+    unsupported::install()
 }

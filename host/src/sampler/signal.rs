@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::ring::Kind;
 use super::table::TEXT;
-use super::{Unavailable, thread, unwind};
+use super::{Unavailable, linux, thread, unwind};
 
 static NUMBER: AtomicI32 = AtomicI32::new(0);
 
@@ -24,7 +24,8 @@ pub(super) fn install() -> Result<(), Unavailable> {
     static INSTALLED: OnceLock<Result<(), Unavailable>> = OnceLock::new();
     INSTALLED
         .get_or_init(|| {
-            let free = (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().find(|&signal| is_default(signal));
+            let mut signals = (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev();
+            let free = signals.find(|&signal| is_default(signal) && linux::can_send(signal));
             let signal = free.ok_or(Unavailable::NoSignal)?;
             NUMBER.store(signal, Ordering::Relaxed);
             // SAFETY: an all-zero sigaction is a valid value.

@@ -42,10 +42,10 @@ pub(crate) struct ThreadState {
 }
 
 /// A timer of the kernel, deleted on drop.
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(sandscope_sampler)]
 type Timer = super::linux::Timer;
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-type Timer = std::convert::Infallible;
+#[cfg(not(sandscope_sampler))]
+type Timer = super::unsupported::Timer;
 
 static STATES: Mutex<Vec<&'static ThreadState>> = Mutex::new(Vec::new());
 
@@ -67,7 +67,7 @@ impl Drop for Attachments {
         LAST.set((0, ptr::null()));
         for (scope, state) in self.0.drain(..) {
             if state.scope.load(Ordering::Acquire) == scope {
-                drop(lock(&state.timer).take());
+                *lock(&state.timer) = None;
                 state.exited.store(true, Ordering::Release);
             }
         }
@@ -153,7 +153,6 @@ fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
             return ptr::from_ref(*state);
         }
         let state = take_state(scope);
-        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
         if hz > 0.0 {
             match Timer::start(hz, ptr::from_ref(state)) {
                 Some(timer) => *lock(&state.timer) = Some(timer),
@@ -162,8 +161,6 @@ fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
                 }
             }
         }
-        #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-        let _ = (hz, unsampled);
         attached.0.push((scope, state));
         ptr::from_ref(state)
     });
@@ -201,7 +198,7 @@ fn take_state(scope: u64) -> &'static ThreadState {
 /// Stops the timers of a scope and gives its states back. No call of the scope may be active.
 pub(crate) fn release(scope: u64) {
     for state in lock(&STATES).iter().filter(|state| state.scope.load(Ordering::Acquire) == scope) {
-        drop(lock(&state.timer).take());
+        *lock(&state.timer) = None;
         state.scope.store(0, Ordering::Release);
     }
 }
@@ -250,9 +247,13 @@ fn here() -> usize {
 pub(super) fn walk_host(table: &TextTable, sp: usize, record: &mut Record<'_>) {
     // SAFETY: the engine says that this store's guest runs on this thread, so the store is alive.
     let Some(exit) = engine::current().and_then(|store| unsafe { store.exit() }) else { return };
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    super::unwind::walk_exit(table, exit.pc, exit.trampoline_fp, sp, |pc| record.push(pc));
-    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    #[cfg(sandscope_sampler)]
+    // SAFETY: the engine recorded the exit for the call that runs on this thread, and clears it when the call
+    // returns; a frame that is left from an earlier one is below `sp` or has another return address.
+    unsafe {
+        super::unwind::walk_exit(table, exit.pc, exit.trampoline_fp, sp, |pc| record.push(pc));
+    }
+    #[cfg(not(sandscope_sampler))]
     let _ = (table, sp, exit);
     if !record.is_empty() {
         stack_used(exit.trampoline_fp);

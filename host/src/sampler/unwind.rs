@@ -1,26 +1,15 @@
-//! Walking a guest's stack from a signal's registers, by frame pointers and, where there is none yet or no
-//! more, by the instruction at the program counter. x86-64.
+//! Walking a guest's stack from a signal's registers or from where it left for the host, by frame pointers.
 //!
-//! The engine keeps frame pointers in all code that it generates. A frame is read only while the code that
-//! owns it lies in a registered text range, so every address read was pushed by that code.
+//! The engine keeps frame pointers in all code that it generates; [`super::arch`] knows the instructions
+//! where there is none yet or no more. A frame is read only while the code that owns it lies in a
+//! registered text range, so every address read was pushed by that code.
 
-use super::MAX_STACK;
+use std::slice;
+
 use super::table::TextTable;
+use super::{MAX_STACK, arch};
 
-/// What a walk starts from.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Registers {
-    pub(super) pc: usize,
-    pub(super) sp: usize,
-    fp: usize,
-}
-
-impl Registers {
-    pub(super) fn of(context: &libc::ucontext_t) -> Self {
-        let register = |index: i32| context.uc_mcontext.gregs[index as usize] as usize;
-        Self { pc: register(libc::REG_RIP), sp: register(libc::REG_RSP), fp: register(libc::REG_RBP) }
-    }
-}
+pub(super) use arch::Registers;
 
 /// Calls `push` with the program counter and then with each return address inside guest text, until it
 /// returns false. Pushes nothing if the thread was interrupted outside guest text.
@@ -29,135 +18,113 @@ pub(super) fn walk(table: &TextTable, start: Registers, mut push: impl FnMut(usi
     if !push(start.pc) {
         return;
     }
-    let code = Code { start: text.start, end: text.end };
-    let frame = match code.frame_state(start.pc) {
-        FrameState::NotPushed => Some((start.sp, start.fp)),
-        FrameState::Pushed => Some((start.sp.wrapping_add(8), start.fp)),
-        FrameState::Complete => None,
-    };
-    let mut fp = start.fp;
-    if let Some((slot, caller_fp)) = frame {
-        // SAFETY: the instruction at the program counter says that the return address is at this slot of
-        // the thread's own stack, at or next to its stack pointer.
-        let return_address = unsafe { *(slot as *const usize) };
-        if table.find(return_address).is_none() || !push(return_address) {
-            return;
-        }
-        fp = caller_fp;
+    // SAFETY: a registered text range stays mapped, readable and unchanged while a reader's table has it.
+    let code = unsafe { slice::from_raw_parts(text.start as *const u8, text.end - text.start) };
+    // SAFETY: the thread was interrupted at this instruction, in text that the engine generated.
+    let innermost = unsafe { start.innermost(code, start.pc - text.start) };
+    if let Some(return_address) = innermost.return_address
+        && !push_guest(table, return_address, &mut push)
+    {
+        return;
     }
-    chain(table, fp, start.sp, push);
+    chain(table, innermost.fp, start.sp, push);
 }
 
-/// Calls `push` with the return addresses of a guest that called the host: `exit_pc` is the one into the
-/// guest, `trampoline_fp` the frame pointer of the engine's code in between, `sp` any place of the same stack
-/// below both. Pushes nothing if these do not fit together: they are then left from an earlier call.
-pub(super) fn walk_exit(
+/// Calls `push` as [`walk`] does for a thread that left the guest through one of the engine's trampolines:
+/// with `exit_pc`, the return address into the guest, and then outwards. `sp` is a stack pointer of the host
+/// code that runs now. Pushes nothing if the three do not fit together.
+///
+/// # Safety
+/// `trampoline_fp` must be the frame pointer that the engine recorded for an exit that has not returned, on
+/// the stack that `sp` points into.
+pub(super) unsafe fn walk_exit(
     table: &TextTable,
     exit_pc: usize,
     trampoline_fp: usize,
     sp: usize,
     mut push: impl FnMut(usize) -> bool,
 ) {
-    let fits = trampoline_fp.is_multiple_of(8) && trampoline_fp > sp && trampoline_fp - sp < MAX_STACK;
-    if !fits || table.find(exit_pc).is_none() {
+    let exit_pc = arch::strip(exit_pc);
+    if trampoline_fp <= sp || !is_frame(trampoline_fp, sp) {
         return;
     }
-    // SAFETY: above `sp` on the same stack by less than a stack's size and, by the engine's account, a frame
-    // of the running call: its saved frame pointer and return address.
-    let (fp, return_address) =
-        unsafe { (*(trampoline_fp as *const usize), *((trampoline_fp + 8) as *const usize)) };
-    if return_address == exit_pc && push(exit_pc) {
+    // SAFETY: by the contract the trampoline's frame stands there; its prologue saved both words.
+    let (fp, return_address) = unsafe { read_frame(trampoline_fp) };
+    if return_address == exit_pc && push_guest(table, exit_pc, &mut push) {
         chain(table, fp, trampoline_fp + 16, push);
     }
 }
 
-/// Follows frame pointers from a guest frame's `fp`, at or above `floor`.
-fn chain(table: &TextTable, mut fp: usize, mut floor: usize, mut push: impl FnMut(usize) -> bool) {
-    let start = floor;
-    while fp.is_multiple_of(8) && fp >= floor && fp - start < MAX_STACK {
+/// Pushes the return addresses of a chain of frames, the innermost of which is not below `floor`.
+fn chain(table: &TextTable, mut fp: usize, floor: usize, mut push: impl FnMut(usize) -> bool) {
+    let mut lowest = floor;
+    while fp >= lowest && is_frame(fp, floor) {
         // SAFETY: `fp` was set by the prologue of guest code (the interrupted function's, or that of the
         // caller whose return address was just found in guest text), so it points to the saved frame
         // pointer and the return address above it. Alignment and order were checked.
-        let (next, return_address) = unsafe { (*(fp as *const usize), *((fp + 8) as *const usize)) };
-        if table.find(return_address).is_none() || !push(return_address) {
+        let (next, return_address) = unsafe { read_frame(fp) };
+        if !push_guest(table, return_address, &mut push) {
             return;
         }
-        floor = fp + 16;
+        lowest = fp + 16;
         fp = next;
     }
 }
 
-/// How much of the frame of the interrupted function exists.
-#[derive(Debug, PartialEq, Eq)]
-enum FrameState {
-    /// The return address is at the stack pointer, the frame pointer is the caller's.
-    NotPushed,
-    /// The caller's frame pointer was pushed on top of the return address.
-    Pushed,
-    /// The frame pointer is the function's own.
-    Complete,
+/// Pushes an address of guest text. Returns whether the walk goes on.
+fn push_guest(table: &TextTable, pc: usize, push: &mut impl FnMut(usize) -> bool) -> bool {
+    table.find(pc).is_some() && push(pc)
 }
 
-/// A text range whose bytes may be read.
-struct Code {
-    start: usize,
-    end: usize,
+fn is_frame(fp: usize, sp: usize) -> bool {
+    fp.is_multiple_of(8) && fp.checked_sub(sp).is_some_and(|distance| distance < MAX_STACK)
 }
 
-impl Code {
-    fn byte(&self, address: usize) -> u8 {
-        if address < self.start || address >= self.end {
-            return 0;
-        }
-        // SAFETY: inside a registered text range, which stays mapped and readable while it is registered.
-        unsafe { *(address as *const u8) }
-    }
-
-    /// From the instructions that the engine's code generator emits: `push rbp; mov rbp, rsp` at a
-    /// function's start, `pop rbp` and then `ret` (or, before a tail call, an adjustment and a `jmp`).
-    fn frame_state(&self, pc: usize) -> FrameState {
-        let at = |offset: usize| self.byte(pc.wrapping_add(offset));
-        match at(0) {
-            // push rbp
-            0x55 => return FrameState::NotPushed,
-            // ret, ret imm16
-            0xc3 | 0xc2 => return FrameState::NotPushed,
-            // mov rbp, rsp, after push rbp
-            0x48 if at(1) == 0x89 && at(2) == 0xe5 && self.byte(pc.wrapping_sub(1)) == 0x55 => {
-                return FrameState::Pushed;
-            }
-            _ => {}
-        }
-        // Between `pop rbp` and the jump of a tail call there are only moves of the stack pointer.
-        let after_pop = self.byte(pc.wrapping_sub(1)) == 0x5d;
-        let jump =
-            at(0) == 0xe9 || (at(0) == 0xff && at(1) & 0xf8 == 0xe0) || (at(0) == 0x41 && at(1) == 0xff);
-        let adjust = at(0) == 0x48 && matches!((at(1), at(2)), (0x83 | 0x81, 0xc4 | 0xec) | (0x8d, 0x64));
-        if after_pop && (jump || adjust) { FrameState::NotPushed } else { FrameState::Complete }
-    }
+/// The caller's frame pointer and the return address.
+///
+/// # Safety
+/// Both words at `fp` must be readable.
+unsafe fn read_frame(fp: usize) -> (usize, usize) {
+    // SAFETY: the caller's contract.
+    let [next, return_address] = unsafe { *(fp as *const [usize; 2]) };
+    (next, arch::strip(return_address))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sampler::TextRange;
 
-    fn state(code: &[u8], at: usize) -> FrameState {
-        let start = code.as_ptr() as usize;
-        Code { start, end: start + code.len() }.frame_state(start + at)
+    /// What a walk from an exit gives, with guest text from 0x1000 to 0x2000 and a stack of three frames:
+    /// a trampoline's at word 2, two of a guest at words 4 and 6, the outermost called by the host.
+    fn exit(exit_pc: usize, fp: impl Fn(usize) -> usize) -> Vec<usize> {
+        let mut stack = [0usize; 8];
+        let base = stack.as_ptr() as usize;
+        stack[2..].copy_from_slice(&[base + 4 * 8, 0x1100, base + 6 * 8, 0x1200, 0, 0x9000]);
+        let table = TextTable::new(vec![TextRange { start: 0x1000, end: 0x2000 }]);
+        let mut pcs = Vec::new();
+        // SAFETY: the frames that the walk may read are those of `stack`.
+        unsafe {
+            walk_exit(&table, exit_pc, fp(base), base, |pc| {
+                pcs.push(pc);
+                true
+            });
+        }
+        pcs
     }
 
-    /// Each instruction of a prologue and epilogue says where the return address is.
     #[test]
-    fn prologue_and_epilogue() {
-        // push rbp; mov rbp, rsp; nop; pop rbp; ret
-        let code = [0x55, 0x48, 0x89, 0xe5, 0x90, 0x5d, 0xc3];
-        assert_eq!(state(&code, 0), FrameState::NotPushed);
-        assert_eq!(state(&code, 1), FrameState::Pushed);
-        assert_eq!(state(&code, 4), FrameState::Complete);
-        assert_eq!(state(&code, 5), FrameState::Complete);
-        assert_eq!(state(&code, 6), FrameState::NotPushed);
-        // pop rbp; jmp rel32 (tail call), and a jump inside a function.
-        assert_eq!(state(&[0x5d, 0xe9, 0, 0, 0, 0], 1), FrameState::NotPushed);
-        assert_eq!(state(&[0x90, 0xe9, 0, 0, 0, 0], 1), FrameState::Complete);
+    fn exits_are_walked_from_the_trampoline() {
+        assert_eq!(exit(0x1100, |base| base + 16), [0x1100, 0x1200]);
+    }
+
+    /// An exit that does not fit to the stack is not looked into.
+    #[test]
+    fn stale_exits_give_nothing() {
+        assert_eq!(exit(0x1104, |base| base + 16), [0usize; 0], "another return address");
+        assert_eq!(exit(0x1100, |base| base), [0usize; 0], "at the stack pointer");
+        assert_eq!(exit(0x1100, |base| base - 16), [0usize; 0], "below the stack pointer");
+        assert_eq!(exit(0x1100, |base| base + 17), [0usize; 0], "unaligned");
+        assert_eq!(exit(0x1100, |base| base + MAX_STACK), [0usize; 0], "too far");
     }
 }
