@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use sandscope_proto::start::Phase;
@@ -134,8 +135,9 @@ impl<'a> Request<'a> {
     pub async fn call_async<R>(self, call: impl Future<Output = Result<R>>) -> (Result<R>, CallSpan<'a>) {
         let started = Instant::now();
         let context = CallContext::new(self.parent);
-        let result = Observed::run(self.workload, context.span_id, call).await;
-        let span = CallSpan::ended(self.workload, context, started, self.queued, &result);
+        let (result, waited) = Observed::timed(self.workload, context.span_id, call).await;
+        let mut span = CallSpan::ended(self.workload, context, started, self.queued, &result);
+        span.details.off_cpu_ns = Some(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX));
         (result, span)
     }
 }
@@ -224,21 +226,36 @@ pub(crate) struct Observed<'a, F> {
     workload: &'a Workload,
     span: u64,
     future: Option<Pin<Box<F>>>,
+    /// When the guest last began to wait for the host.
+    waiting: Option<Instant>,
+    /// How long it waited.
+    waited: Duration,
 }
 
 impl<'a, F: Future> Observed<'a, F> {
-    pub(crate) fn run(
+    pub(crate) async fn run(workload: &'a Workload, span: u64, future: F) -> F::Output {
+        Self::timed(workload, span, future).await.0
+    }
+
+    /// Also gives how long the guest was not polled because it waited.
+    pub(crate) fn timed(
         workload: &'a Workload,
         span: u64,
         future: F,
-    ) -> impl Future<Output = F::Output> + use<'a, F> {
-        let mut observed = Self { workload, span, future: Some(Box::pin(future)) };
+    ) -> impl Future<Output = (F::Output, Duration)> + use<'a, F> {
+        let mut observed =
+            Self { workload, span, future: Some(Box::pin(future)), waiting: None, waited: Duration::ZERO };
         poll_fn(move |context| {
-            let _active = observed.workload.enter(observed.span);
-            match &mut observed.future {
-                Some(future) => future.as_mut().poll(context),
-                None => std::task::Poll::Pending,
+            if let Some(since) = observed.waiting.take() {
+                observed.waited += since.elapsed();
             }
+            let _active = observed.workload.enter(observed.span);
+            let Some(future) = &mut observed.future else { return Poll::Pending };
+            let polled = future.as_mut().poll(context);
+            if polled.is_pending() {
+                observed.waiting = Some(Instant::now());
+            }
+            polled.map(|output| (output, observed.waited))
         })
     }
 }

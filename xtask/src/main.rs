@@ -1,4 +1,4 @@
-//! Chores that developers repeat: `cargo xtask test`, `arm`, `guests`, `bench`.
+//! Chores that developers repeat: `cargo xtask test`, `nightly`, `arm`, `guests`, `bench`, `stress`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
 
 mod arm;
@@ -18,6 +18,7 @@ cargo xtask guests [NAME…]   rebuild the sample guests (--install first instal
 cargo xtask bench overhead   what instrumentation costs, beside a bare engine [--quick] [--only WORKLOAD]
 cargo xtask bench accuracy   what samples say of guests whose CPU time is known [--quick]
 cargo xtask stress           everything that could break a sampler, at once; 2 minutes [--for 30m]
+cargo xtask nightly          the long ones: test, arm, stress for 30 minutes, and both benchmarks
 ";
 
 fn main() -> ExitCode {
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         ["bench", rest @ ..] => bench(rest),
         ["stress"] => stress("2m"),
         ["stress", "--for", time] => stress(time),
+        ["nightly"] => nightly(),
         _ => {
             print!("{HELP}");
             return if matches!(words.as_slice(), ["help" | "--help" | "-h"]) {
@@ -100,6 +102,22 @@ fn bench(args: &[&str]) -> Result<()> {
     let builds = own.parent().and_then(Path::parent).context("find the folder of builds")?;
     let program = builds.join("release/sandscope-bench").with_extension(std::env::consts::EXE_EXTENSION);
     run(Command::new(program).args(args))
+}
+
+/// All of it, also after one of them failed: a night tells as much as it can.
+fn nightly() -> Result<()> {
+    let parts = ["test", "arm", "stress", "accuracy", "overhead"];
+    let one = |name: &&str| match *name {
+        "test" => test(),
+        "arm" => arm::check(&root()),
+        "stress" => stress("30m"),
+        benchmark => bench(&[benchmark]),
+    };
+    let failed: Vec<&str> = parts
+        .into_iter()
+        .filter(|name| one(name).map_err(|error| println!("==> {name} failed: {error:#}")).is_err())
+        .collect();
+    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
 }
 
 /// The test's own share of `cargo test` is short; `time` is like `90s` or `30m`.

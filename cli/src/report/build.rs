@@ -54,7 +54,7 @@ pub(super) fn document(recording: &Recording, top: usize) -> Document {
         allocations: runtime::allocations(recording, &symbols, top),
         locks: runtime::locks(recording, &symbols, top),
         gc: runtime::collectors(recording),
-        host_calls: Vec::new(),
+        host_calls: runtime::host_calls(recording, top),
         cold_starts: starts::cold_starts(recording),
         traps: recording
             .traps()

@@ -21,7 +21,7 @@ pub struct Document {
     pub allocations: Vec<Allocation>,
     pub locks: Vec<Lock>,
     pub gc: Vec<Gc>,
-    pub host_calls: Vec<Never>,
+    pub host_calls: Vec<HostCall>,
     pub cold_starts: Vec<ColdStart>,
     pub traps: Vec<Trap>,
     /// Sentences on what limits the answers: debug info that is missing or unfit.
@@ -156,6 +156,21 @@ pub struct Lock {
     pub notified_by: Vec<String>,
     /// Waits that ended by their own time limit.
     pub timed_out: f64,
+    pub workload: String,
+}
+
+/// A host function that guests called, as far as samples saw it.
+#[derive(Debug, Serialize)]
+pub struct HostCall {
+    /// Module and name of the import.
+    pub name: String,
+    /// Calls; `null` while they are only sampled.
+    pub count: Option<u64>,
+    /// Calls that failed; `null` while they are only sampled.
+    pub errors: Option<u64>,
+    /// CPU time in it, estimated from samples.
+    pub time_s: f64,
+    pub samples: u64,
     pub workload: String,
 }
 

@@ -1,13 +1,15 @@
 //! The report's sections on what the engine's runtime did: stack, locks, garbage collection.
 
-use sandscope_model::{ModuleId, SourceFrame, WorkloadId};
+use std::collections::BTreeMap;
+
+use sandscope_model::{Frame, ModuleId, SampleKind, SourceFrame, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::PointValue;
 use sandscope_proto::recording::{AllocationSite, Heap, Lock as WireLock, TrapFrame};
 use sandscope_recording::{MetricStream, Recording};
 
 use super::build::{describe, number, only_module, streams};
-use super::json::{Allocation, Gc, Lock, Stack};
+use super::json::{Allocation, Gc, HostCall, Lock, Stack};
 use super::symbols::Symbols;
 
 /// One entry per workload whose stack was seen: the exact mark where there is one, else the samples'.
@@ -83,6 +85,36 @@ fn describe_frame(frame: &TrapFrame, symbols: &Symbols) -> Vec<String> {
     let module = ModuleId::parse(&frame.module_id);
     describe(module.as_ref(), frame.offset, symbols)
         .unwrap_or_else(|| vec![SourceFrame::by_index(frame.function).function])
+}
+
+/// Parts of the engine that stacks name like host functions.
+const ENGINE: [&str; 3] = ["memory.", "table.", "["];
+
+/// The `top` host functions with most CPU time.
+pub(super) fn host_calls(recording: &Recording, top: usize) -> Vec<HostCall> {
+    let mut all: BTreeMap<(String, String), (u64, u64)> = BTreeMap::new();
+    for recorded in recording.profiles().iter().filter(|recorded| recorded.kind == SampleKind::Cpu) {
+        for (stack, weight) in recorded.profile.iter() {
+            let leaf = stack.first().and_then(|&frame| recorded.profile.frames.get(frame as usize));
+            let Some(Frame::Host(name)) = leaf else { continue };
+            if name.contains('.') && !ENGINE.iter().any(|engine| name.starts_with(engine)) {
+                let sums = all.entry((name.to_string(), recorded.workload.name.to_string())).or_default();
+                *sums = (sums.0 + weight.value, sums.1 + weight.samples);
+            }
+        }
+    }
+    let mut all: Vec<_> = all.into_iter().collect();
+    all.sort_by_key(|(_, sums)| std::cmp::Reverse(*sums));
+    all.truncate(top);
+    let one = |((name, workload), (ns, samples))| HostCall {
+        name,
+        count: None,
+        errors: None,
+        time_s: ns as f64 / 1e9,
+        samples,
+        workload,
+    };
+    all.into_iter().map(one).collect()
 }
 
 /// One entry per workload and collector that stalled a guest.

@@ -19,6 +19,8 @@ pub(crate) struct ExitFrame {
 /// The store's heap of garbage-collected objects, as compiled code sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GcHeap {
+    /// Address of the collector's data: the heap's identity while it lives.
+    pub identity: usize,
     /// Bytes.
     pub capacity: usize,
     /// Copying collector: where the next object goes. Reference counting: its list of stack roots.
@@ -123,6 +125,7 @@ impl InstanceContext {
         // a larger object of the runtime, so that 4 more are readable, if meaningless.
         unsafe {
             GcHeap {
+                identity: data,
                 capacity,
                 first: read(data + usize::from(HostPtr.vmcopying_heap_data_bump_ptr())),
                 second: read(data + usize::from(HostPtr.vmcopying_heap_data_active_space_end())),

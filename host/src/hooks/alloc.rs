@@ -207,7 +207,7 @@ mod tests {
         let key = InstanceKey { context: 1, number: 1 };
         let mut instance = Instance { key, slots: Box::new([0; SLOTS]), used: 0 };
         let mut known = HashSet::new();
-        for step in 0..200_000u64 {
+        for step in 0..20_000u64 {
             let pointer = (random::below(6000) + 1) * 8;
             if random::below(100) < 52 {
                 let fits = known.len() < SLOTS / 2;

@@ -8,6 +8,7 @@
 //! not seen.
 
 use std::mem::transmute;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::{called, chosen, nanos};
@@ -52,7 +53,10 @@ pub(super) unsafe extern "C" fn force(vmctx: usize) -> u8 {
 
 #[inline(never)] // thread-locals must be looked up after the collection
 fn stalled(before: GcHeap, after: GcHeap, size: u64, ns: u64) {
-    let heap = Heap::between(before, after, size);
+    let heap = Heap::between(before, after, size, survivors(before));
+    if heap.copying && (heap.collections > 0 || before.capacity == 0) {
+        survived(after, heap.used_after);
+    }
     if heap.copying || heap.collections > 0 || heap.grew {
         sampler::figures(|figures| figures.runtime.gc.seen(&heap));
         paused(ns, heap.collections);
@@ -66,6 +70,26 @@ fn paused(ns: u64, collections: u64) {
     if chosen(ns) {
         sampler::event(Kind::Collect, &[ns, collections]);
     }
+}
+
+/// Bytes that survived the last collection of each heap, by hash of its identity: tag and bytes.
+static SURVIVORS: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
+
+fn slot(heap: GcHeap) -> (&'static AtomicU64, u64) {
+    let hash = (heap.identity as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (&SURVIVORS[(hash >> 56) as usize], (hash >> 24) & 0xffff_ffff)
+}
+
+/// What survived a heap's last collection; 0 before the first.
+fn survivors(heap: GcHeap) -> u64 {
+    let (slot, tag) = slot(heap);
+    let known = slot.load(Ordering::Relaxed);
+    if known >> 32 == tag { known & 0xffff_ffff } else { 0 }
+}
+
+fn survived(heap: GcHeap, bytes: u64) {
+    let (slot, tag) = slot(heap);
+    slot.store((tag << 32) | (bytes & 0xffff_ffff), Ordering::Relaxed);
 }
 
 /// What one stall did to a heap.
@@ -92,8 +116,10 @@ impl Heap {
     /// The difference between two states, with `size` bytes allocated at the end.
     ///
     /// The copying collector flips halves at each collection, and grows only while the lower half is in use
-    /// (it collects first if need be): so parity and growth give the number.
-    fn between(before: GcHeap, after: GcHeap, size: u64) -> Self {
+    /// (it collects first if need be). So a flip is one collection. Without a flip a heap that grew was either
+    /// collected twice, once to make room and once to be able to grow, or grown at once, which the engine does
+    /// if `survivors` of the collection before and twice the new object would fill a half.
+    fn between(before: GcHeap, after: GcHeap, size: u64, survivors: u64) -> Self {
         let capacity = after.capacity as u64;
         let grew = after.capacity != before.capacity && before.capacity != 0;
         let Some((was_upper, used_before)) = half(before) else {
@@ -105,10 +131,11 @@ impl Heap {
             return Self { grew, capacity, ..Self::default() };
         };
         let used_after = used.saturating_sub(size.next_multiple_of(ALIGN));
+        // The engine counts the unit before the first object.
+        let grows_at_once = survivors + ALIGN + 2 * size >= before.capacity as u64 / 2;
         let collections = match (was_upper, is_upper, grew) {
             (false, true, _) | (true, false, _) => 1,
-            // Flipped twice: to collect, and again so that it could grow. Growth alone leaves what was there.
-            (false, false, true) if used_after < used_before => 2,
+            (false, false, true) if used_after < used_before || !grows_at_once => 2,
             // The same half without growth: nothing ran, or the allocation failed after a full round.
             _ => 0,
         };
@@ -136,7 +163,7 @@ mod tests {
     use super::*;
 
     fn heap(capacity: usize, first: u32, second: u32) -> GcHeap {
-        GcHeap { capacity, first, second, third: 0 }
+        GcHeap { identity: 8, capacity, first, second, third: 0 }
     }
 
     /// Flips and growths give the number of collections, as the collector's rules have it.
@@ -144,25 +171,28 @@ mod tests {
     fn collections_follow_from_the_halves() {
         let full_lower = heap(1 << 16, 1 << 15, 1 << 15);
         let after_one = heap(1 << 16, (1 << 15) + 16 + 320, 1 << 16);
-        let one = Heap::between(full_lower, after_one, 20);
+        let one = Heap::between(full_lower, after_one, 20, 0);
         assert_eq!((one.collections, one.used_after, one.grew), (1, 288, false));
-        let back = Heap::between(heap(1 << 16, 1 << 16, 1 << 16), heap(1 << 16, 48, 1 << 15), 20);
+        let back = Heap::between(heap(1 << 16, 1 << 16, 1 << 16), heap(1 << 16, 48, 1 << 15), 20, 0);
         assert_eq!((back.collections, back.used_after), (1, 0));
         // Full, nothing freed by the first collection, flipped back to grow.
-        let twice = Heap::between(full_lower, heap(1 << 17, 16 + 320, 1 << 16), 20);
+        let twice = Heap::between(full_lower, heap(1 << 17, 16 + 320, 1 << 16), 20, 0);
         assert_eq!((twice.collections, twice.grew), (2, true));
+        // The same with nothing to free at all.
+        let nothing = Heap::between(full_lower, heap(1 << 17, (1 << 15) + 32, 1 << 16), 20, 0);
+        assert_eq!((nothing.collections, nothing.grew), (2, true));
         // Growth from the lower half without a collection.
-        let grown = Heap::between(full_lower, heap(1 << 17, (1 << 15) + 32, 1 << 16), 20);
+        let grown = Heap::between(full_lower, heap(1 << 17, (1 << 15) + 32, 1 << 16), 20, 1 << 15);
         assert_eq!((grown.collections, grown.grew), (0, true));
         // The upper half collects before it grows.
-        let collected = Heap::between(heap(1 << 16, 1 << 16, 1 << 16), heap(1 << 17, 4096, 1 << 16), 20);
+        let collected = Heap::between(heap(1 << 16, 1 << 16, 1 << 16), heap(1 << 17, 4096, 1 << 16), 20, 0);
         assert_eq!((collected.collections, collected.grew), (1, true));
     }
 
     /// The first allocation makes the heap.
     #[test]
     fn the_first_allocation_collects_nothing() {
-        let first = Heap::between(GcHeap::default(), heap(1 << 16, 48, 1 << 15), 20);
+        let first = Heap::between(GcHeap::default(), heap(1 << 16, 48, 1 << 15), 20, 0);
         assert_eq!((first.copying, first.collections, first.grew), (true, 0, false));
     }
 }

@@ -74,7 +74,7 @@ pub(crate) struct Details {
     pub peak_memory: Option<u64>,
     /// CPU time of guest code; not measured yet.
     pub guest_cpu_ns: Option<u64>,
-    /// Time in which the call did not run; not measured yet.
+    /// Time in which an async call waited for the host; absent for others.
     pub off_cpu_ns: Option<u64>,
     /// Stack at its deepest, bytes; not measured yet.
     pub stack: Option<u64>,

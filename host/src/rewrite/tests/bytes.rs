@@ -3,7 +3,8 @@
 use wasmparser::Operator;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{
-    Config, Engine, Instance, InstanceAllocationStrategy, Module, ResourceLimiter, Store, WasmBacktrace,
+    Config, Engine, Instance, InstanceAllocationStrategy, Module, PoolingAllocationConfig, ResourceLimiter,
+    Store, WasmBacktrace,
 };
 
 use super::super::protocol::Report;
@@ -132,7 +133,11 @@ fn pooled_instances() {
     let wat = ALLOCATORS.replace(IMPORT, "");
     let rewritten = instrument(&wat::parse_str(wat).unwrap(), 1).unwrap();
     let mut config = Config::new();
-    config.allocation_strategy(InstanceAllocationStrategy::pooling());
+    // A thousand memories' worth of addresses is more than an emulator can keep account of.
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_memories(4).total_tables(4).total_core_instances(4).total_gc_heaps(1).total_stacks(4);
+    pool.max_memory_size(1 << 26);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool)).memory_reservation(1 << 26);
     let engine = Engine::new(&config).unwrap();
     let module = Module::new(&engine, &rewritten.bytes).unwrap();
     let mut store = Store::new(&engine, ());
