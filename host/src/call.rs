@@ -11,7 +11,7 @@ use sandscope_proto::start::Phase;
 use wasmtime::{Result, Trap};
 
 use crate::aggregate::Command;
-use crate::cold::nanos;
+use crate::clock::Moment;
 use crate::load::Workload;
 use crate::sampler::{self, Active, Entry};
 use crate::scope::Shared;
@@ -121,7 +121,7 @@ impl<'a> Request<'a> {
     /// # Errors
     /// What `call` returns.
     pub fn call<R>(self, call: impl FnOnce() -> Result<R>) -> Result<R> {
-        let started = Instant::now();
+        let started = Moment::now();
         let context = CallContext::new(self.parent);
         let active = self.workload.enter(context.span_id);
         let result = call();
@@ -133,7 +133,7 @@ impl<'a> Request<'a> {
     /// See [`Workload::call_async`]. The span is open for what is known only afterwards, and kept when it is
     /// dropped.
     pub async fn call_async<R>(self, call: impl Future<Output = Result<R>>) -> (Result<R>, CallSpan<'a>) {
-        let started = Instant::now();
+        let started = Moment::now();
         let context = CallContext::new(self.parent);
         let (result, waited) = Observed::timed(self.workload, context.span_id, call).await;
         let mut span = CallSpan::ended(self.workload, context, started, self.queued, &result);
@@ -146,7 +146,7 @@ impl<'a> Request<'a> {
 pub struct CallSpan<'a> {
     workload: &'a Workload,
     context: CallContext,
-    started: Instant,
+    started: Moment,
     duration_ns: u64,
     outcome: Outcome,
     trap: Option<Trap>,
@@ -157,11 +157,11 @@ impl<'a> CallSpan<'a> {
     fn ended<R>(
         workload: &'a Workload,
         context: CallContext,
-        started: Instant,
+        started: Moment,
         queued: Option<Duration>,
         result: &Result<R>,
     ) -> Self {
-        let (duration_ns, outcome) = (nanos(started), Outcome::of(result));
+        let (duration_ns, outcome) = (started.elapsed_ns(), Outcome::of(result));
         workload.figures.called(outcome, duration_ns);
         workload.first_phase(Phase::FirstCall, duration_ns);
         let mut trap = None;

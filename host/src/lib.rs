@@ -25,6 +25,7 @@ mod agent;
 mod aggregate;
 mod cache;
 mod call;
+mod clock;
 mod code;
 mod cold;
 mod compiled;

@@ -3,15 +3,16 @@
 use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sandscope_model::{ModuleId, WorkloadId};
 use sandscope_proto::start::Phase;
 use wasmtime::Result;
 
 use crate::call::Observed;
+use crate::clock::Moment;
 use crate::code::Code;
-use crate::cold::{ColdStart, Start, as_nanos, nanos};
+use crate::cold::{ColdStart, Start, as_nanos};
 use crate::rewrite::Rewritten;
 use crate::scope::Shared;
 use crate::sidecar::Sidecar;
@@ -138,7 +139,7 @@ impl Workload {
     /// # Errors
     /// What `instantiate` returns.
     pub fn instantiate<R>(&self, instantiate: impl FnOnce() -> Result<R>) -> Result<R> {
-        let started = Instant::now();
+        let started = Moment::now();
         let active = self.enter(NO_SPAN);
         let result = instantiate();
         drop(active);
@@ -150,15 +151,15 @@ impl Workload {
     /// # Errors
     /// What the future returns.
     pub async fn instantiate_async<R>(&self, instantiate: impl Future<Output = Result<R>>) -> Result<R> {
-        let started = Instant::now();
+        let started = Moment::now();
         let result = Observed::run(self, NO_SPAN, instantiate).await;
         self.instantiated(started, result)
     }
 
-    fn instantiated<R>(&self, started: Instant, result: Result<R>) -> Result<R> {
+    fn instantiated<R>(&self, started: Moment, result: Result<R>) -> Result<R> {
         match &result {
             Ok(_) => {
-                let ns = nanos(started);
+                let ns = started.elapsed_ns();
                 self.start.end(Phase::Instantiate, ns);
                 self.figures.started(self.start.cache, Phase::Instantiate, ns);
             }

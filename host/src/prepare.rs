@@ -15,6 +15,7 @@ use crate::cold::{Start, nanos};
 use crate::compiled::{Compiled, Made, compile, make};
 use crate::load::{Loaded, Workload};
 use crate::rewrite::Rewritten;
+use crate::sampler::Unavailable;
 use crate::scope::Sandscope;
 use crate::sidecar::Sidecar;
 
@@ -180,6 +181,9 @@ impl Sandscope {
             Workload::new(self.shared(), id, module.clone(), Arc::clone(&start), rewritten.clone());
         workload.first_phase(phase, ns);
         self.shared().pools.watch(engine);
+        if engine.is_pulley() {
+            self.shared().tell(Command::Unsampled(Unavailable::Interpreter));
+        }
         if let Some(limit) = self.shared().stack_limit(engine) {
             workload.figures().runtime.stack.limited(limit);
         }

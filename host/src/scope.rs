@@ -15,6 +15,7 @@ use wasmtime::{Engine, EngineWeak};
 
 use crate::aggregate::{self, Command};
 use crate::cache::{CacheError, DEFAULT_LIMIT, ModuleCache};
+use crate::clock;
 use crate::code::CodeRegistry;
 use crate::engine::{self, Doubt};
 use crate::pool::Pools;
@@ -202,7 +203,7 @@ impl Builder {
     pub fn build(self) -> Result<Sandscope, BuildError> {
         static NEXT_SCOPE: AtomicU64 = AtomicU64::new(1);
         let sampler = if self.hz > 0.0 { sampler::install() } else { Ok(()) };
-        let access = engine::access();
+        let access = clock::measured_over(engine::access);
         let cache = self.cache.as_deref().map(|directory| ModuleCache::open(directory, self.cache_limit));
         let cache =
             cache.and_then(|cache| cache.map_err(|error| (self.on_warning)(&Warning::Cache(error))).ok());

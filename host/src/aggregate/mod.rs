@@ -32,6 +32,7 @@ use crate::cache::CacheError;
 use crate::code::{Code, CodeView};
 use crate::cold::Start;
 use crate::export::{Exporter, Outgoing};
+use crate::sampler::Unavailable;
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
 use crate::sites::Sites;
 use crate::span::SpanRecord;
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     Loaded(NewCode),
     /// A module could not be put into the cache.
     CacheFailed(CacheError),
+    /// A guest's engine cannot be sampled.
+    Unsampled(Unavailable),
     /// What is not seen of a guest's allocations, and why.
     Allocations(String),
     /// A call trapped at a place where none did before.
@@ -132,6 +135,7 @@ pub(crate) fn start(
                     started,
                     warned: false,
                     warned_of_cache: false,
+                    warned_of_engine: false,
                 };
                 aggregator.run(inbox).await;
                 if let Some(facade) = facade {
@@ -164,6 +168,7 @@ struct Aggregator {
     started: u64,
     warned: bool,
     warned_of_cache: bool,
+    warned_of_engine: bool,
 }
 
 impl Aggregator {
@@ -218,6 +223,11 @@ impl Aggregator {
                     // At a trap at once: the process may be about to end.
                     self.settle();
                     self.write(false);
+                }
+            }
+            Command::Unsampled(reason) => {
+                if !std::mem::replace(&mut self.warned_of_engine, true) {
+                    (self.settings.on_warning)(&Warning::Sampler(reason));
                 }
             }
             Command::Allocations(reason) => (self.settings.on_warning)(&Warning::Allocations(reason)),

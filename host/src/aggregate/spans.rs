@@ -4,12 +4,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use sandscope_model::WorkloadId;
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{Exemplar, Point, PointValue, Scalar, Span, SpanKind, SpanStatus};
 
+use crate::clock::Moment;
 use crate::scope::unix_nanos;
 use crate::span::{Kept, SpanRecord};
 use crate::workload::{Figures, Outcome, trap_code};
@@ -60,7 +61,7 @@ impl Spans {
     /// Empties the queue. `figures` are the scope's, by ordinal.
     pub(super) fn drain(&mut self, figures: &[Arc<Figures>]) {
         // Monotonic inside the process; one anchor per drain is what the times of its spans are told by.
-        let anchor = (Instant::now(), unix_nanos(SystemTime::now()));
+        let anchor = (Moment::now(), unix_nanos(SystemTime::now()));
         while let Ok(record) = self.queue.try_recv() {
             let Some(figures) = figures.get(record.workload as usize) else { continue };
             self.kept[record.kept as usize] += 1;
@@ -148,8 +149,8 @@ impl Spans {
     }
 }
 
-fn span(record: &SpanRecord, figures: &Figures, (now, unix_now): (Instant, u64)) -> Span {
-    let age = now.saturating_duration_since(record.started).as_nanos() as u64;
+fn span(record: &SpanRecord, figures: &Figures, (now, unix_now): (Moment, u64)) -> Span {
+    let age = now.ns_since(record.started);
     let start_unix_nano = unix_now.saturating_sub(age);
     let details = &record.details;
     let seconds = |ns: u64| Scalar::Float(ns as f64 * 1e-9);

@@ -9,9 +9,9 @@
 
 use std::mem::transmute;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
-use super::{called, chosen, nanos};
+use super::{called, chosen};
+use crate::clock::Moment;
 use crate::engine::{Builtin, GcHeap, gc_heap, original};
 use crate::sampler::{self, Kind};
 
@@ -21,10 +21,10 @@ pub(super) unsafe extern "C" fn alloc(vmctx: usize, kind: u32, ty: u32, size: u3
         unsafe { transmute(original(Builtin::GcAlloc)) };
     // SAFETY: compiled code passed its own instance's context.
     let before = unsafe { gc_heap(vmctx) };
-    let started = Instant::now();
+    let started = Moment::now();
     // SAFETY: the arguments that compiled code passed, unchanged.
     let result = unsafe { engine(vmctx, kind, ty, size, align) };
-    let ns = nanos(started);
+    let ns = started.elapsed_ns();
     // SAFETY: as above; the instance is alive as long as its code runs.
     let after = unsafe { gc_heap(vmctx) };
     stalled(before, after, u64::from(size), ns);
@@ -34,20 +34,20 @@ pub(super) unsafe extern "C" fn alloc(vmctx: usize, kind: u32, ty: u32, size: u3
 pub(super) unsafe extern "C" fn grow_heap(vmctx: usize, bytes: u64) -> u8 {
     // SAFETY: the entry of the array that this hook replaced, which has this signature.
     let engine: unsafe extern "C" fn(usize, u64) -> u8 = unsafe { transmute(original(Builtin::GrowGcHeap)) };
-    let started = Instant::now();
+    let started = Moment::now();
     // SAFETY: the arguments that compiled code passed, unchanged.
     let result = unsafe { engine(vmctx, bytes) };
-    paused(nanos(started), 0);
+    paused(started.elapsed_ns(), 0);
     result
 }
 
 pub(super) unsafe extern "C" fn force(vmctx: usize) -> u8 {
     // SAFETY: the entry of the array that this hook replaced, which has this signature.
     let engine: unsafe extern "C" fn(usize) -> u8 = unsafe { transmute(original(Builtin::ForceGc)) };
-    let started = Instant::now();
+    let started = Moment::now();
     // SAFETY: the arguments that compiled code passed, unchanged.
     let result = unsafe { engine(vmctx) };
-    paused(nanos(started), 1);
+    paused(started.elapsed_ns(), 1);
     result
 }
 

@@ -5,9 +5,9 @@
 //! thread grows no more than a few times per drain.
 
 use std::mem::transmute;
-use std::time::Instant;
 
-use super::{alloc, called, nanos};
+use super::{alloc, called};
+use crate::clock::Moment;
 use crate::engine::{Builtin, original};
 use crate::rewrite::protocol::Report;
 use crate::sampler::{self, Kind};
@@ -29,12 +29,12 @@ pub(super) unsafe extern "C" fn grow(vmctx: usize, delta: u64, memory: u32) -> u
             unsafe { engine(vmctx, delta, memory) };
         });
     }
-    let started = Instant::now();
+    let started = Moment::now();
     // SAFETY: the arguments that compiled code passed, unchanged.
     let result = unsafe { engine(vmctx, delta, memory) };
     // A growth by nothing asks for the size.
     if delta > 0 && result != TRAPPED {
-        grown(nanos(started), delta, result == REFUSED);
+        grown(started.elapsed_ns(), delta, result == REFUSED);
     } else {
         called();
     }

@@ -61,7 +61,3 @@ fn chosen(ns: u64) -> bool {
 pub(crate) fn stands_for(ns: u64) -> (f64, u64) {
     if ns >= ALWAYS_NS { (1.0, ns) } else { (ALWAYS_NS as f64 / ns.max(1) as f64, ALWAYS_NS) }
 }
-
-fn nanos(since: std::time::Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}

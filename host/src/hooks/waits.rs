@@ -10,9 +10,9 @@
 
 use std::mem::transmute;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
-use super::{called, chosen, nanos};
+use super::{called, chosen};
+use crate::clock::Moment;
 use crate::engine::{self, Builtin, original};
 use crate::sampler::{self, Kind};
 use crate::workload::Figures;
@@ -57,9 +57,9 @@ pub(super) unsafe extern "C" fn wait64(
 
 #[inline]
 fn wait(address: u64, engine: impl FnOnce() -> u64) -> u64 {
-    let started = Instant::now();
+    let started = Moment::now();
     let result = engine();
-    waited(address, result, nanos(started));
+    waited(address, result, started.elapsed_ns());
     result
 }
 

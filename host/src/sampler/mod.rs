@@ -58,6 +58,9 @@ pub enum Unavailable {
         /// `std::env::consts::ARCH`.
         arch: &'static str,
     },
+    /// The engine interprets guests (Pulley): there is no machine code to be interrupted in.
+    #[error("the engine interprets its guests")]
+    Interpreter,
     /// Every real-time signal has a handler already.
     #[error("every real-time signal is in use by the process")]
     NoSignal,

@@ -14,13 +14,13 @@ mod parent;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Instant;
 
 use wasmtime::Trap;
 
 pub(crate) use gate::{Bucket, Gate, Kept};
 pub use parent::TraceParent;
 
+use crate::clock::Moment;
 use crate::workload::Outcome;
 
 /// Spans that may wait for the aggregator, which looks ten times a second.
@@ -104,7 +104,7 @@ pub(crate) struct SpanRecord {
     pub workload: u32,
     pub name: Arc<str>,
     pub kept: Kept,
-    pub started: Instant,
+    pub started: Moment,
     pub duration_ns: u64,
     pub outcome: Outcome,
     pub trap: Option<Trap>,
