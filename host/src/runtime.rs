@@ -54,8 +54,8 @@ pub(crate) struct Gc {
     collector: AtomicU64,
     capacity: AtomicU64,
     live: AtomicU64,
-    /// Bytes in use before minus after, over all stalls; wraps.
-    freed: AtomicU64,
+    /// Bytes allocated between collections.
+    allocated: AtomicU64,
 }
 
 const COLLECTORS: [&str; 2] = ["copying", "drc"];
@@ -71,7 +71,7 @@ impl Gc {
         self.collector.store(if heap.copying { 1 } else { 2 }, Relaxed);
         self.capacity.store(heap.capacity, Relaxed);
         if heap.copying {
-            self.freed.fetch_add(heap.used_before.wrapping_sub(heap.used_after), Relaxed);
+            self.allocated.fetch_add(heap.allocated, Relaxed);
             if heap.collections > 0 {
                 self.live.store(heap.used_after, Relaxed);
             }
@@ -139,17 +139,16 @@ impl Runtime {
     }
 
     fn gc_points(&self, push: &mut impl FnMut(Metric, PointValue, &[(&'static str, &str)])) {
-        let Gc { pauses, collections, collector, capacity, live, freed } = &self.gc;
+        let Gc { pauses, collections, collector, capacity, live, allocated } = &self.gc;
         let known = collector.load(Relaxed).checked_sub(1).and_then(|index| COLLECTORS.get(index as usize));
         let Some(collector) = known else { return };
         let attributes = [(attribute::GC_COLLECTOR, *collector)];
-        let (live, freed) = (live.load(Relaxed), freed.load(Relaxed));
+        let (live, allocated) = (live.load(Relaxed), allocated.load(Relaxed));
         push(Metric::GcDuration, PointValue::Histogram(pauses.snapshot()), &attributes);
         push(Metric::GcCollections, PointValue::Counter(collections.load(Relaxed) as f64), &attributes);
         push(Metric::GcHeapSize, PointValue::Gauge(capacity.load(Relaxed) as f64), &attributes);
         if *collector == COLLECTORS[0] {
             push(Metric::GcHeapLive, PointValue::Gauge(live as f64), &attributes);
-            let allocated = freed.wrapping_add(live);
             push(Metric::GcAllocated, PointValue::Counter(allocated as f64), &attributes);
         }
     }

@@ -215,7 +215,7 @@ impl Builder {
             resource: self.resource.clone(),
             codes: CodeRegistry::default(),
             cache,
-            alloc: self.alloc && access.builtins.is_none(),
+            alloc: self.alloc && access.builtins.is_none() && access.exit_frames.is_none(),
             workloads: Mutex::default(),
             unsampled: AtomicU64::new(0),
             lost_commands: AtomicU64::new(0),
@@ -294,6 +294,12 @@ impl Shared {
         let limit = engine::stack_limit(engine);
         known.push((engine.weak(), limit));
         limit
+    }
+
+    /// The figures at an address, if they are this scope's.
+    pub(crate) fn known_figures(&self, at: *const Figures) -> Option<Arc<Figures>> {
+        let workloads = self.workloads.lock().unwrap_or_else(PoisonError::into_inner);
+        workloads.iter().find(|figures| Arc::as_ptr(figures) == at).map(Arc::clone)
     }
 
     pub(crate) fn all_figures(&self) -> Vec<Arc<Figures>> {

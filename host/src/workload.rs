@@ -51,6 +51,9 @@ impl Outcome {
     }
 }
 
+/// Most bytes of memory that are believed before they exist: 1 TiB.
+const PLAUSIBLE: usize = 1 << 40;
+
 /// Room for every trap code of the engine; codes are small consecutive numbers.
 const TRAP_CODES: usize = 64;
 
@@ -322,7 +325,7 @@ impl StoreProbe {
 
 impl ResourceLimiter for StoreProbe {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
-        if let Some(instance) = alloc::beginning() {
+        if let Some(instance) = alloc::beginning(desired) {
             self.instances.push(instance);
             return Ok(false);
         }
@@ -338,9 +341,12 @@ impl ResourceLimiter for StoreProbe {
             return self.refused();
         }
         self.last_growth = growth;
-        self.size += growth;
+        self.size = self.size.saturating_add(growth);
         self.figures.memory.fetch_add(growth as i64, Relaxed);
-        self.figures.memory_peak.fetch_max(self.size as i64, Relaxed);
+        // A size that no machine has fails after this, and would stay the peak for good.
+        if self.size <= PLAUSIBLE {
+            self.figures.memory_peak.fetch_max(self.size as i64, Relaxed);
+        }
         if current > 0 {
             self.figures.grows.fetch_add(1, Relaxed);
         }
@@ -349,7 +355,7 @@ impl ResourceLimiter for StoreProbe {
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> Result<()> {
         // Reported after a growth that was allowed above; what it added did not come to be.
-        self.size -= self.last_growth;
+        self.size = self.size.saturating_sub(self.last_growth);
         self.figures.memory.fetch_sub(self.last_growth as i64, Relaxed);
         self.last_growth = 0;
         self.figures.refused.fetch_add(1, Relaxed);

@@ -68,7 +68,7 @@ metrics! {
     GcHeapSize = "wasm.gc.heap.size", Gauge, "By";
     /// Bytes that survived the last collection, of the copying collector.
     GcHeapLive = "wasm.gc.heap.live", Gauge, "By";
-    /// Bytes allocated up to the last stall of each heap, of the copying collector.
+    /// Bytes allocated up to the last collection of each heap, of the copying collector.
     GcAllocated = "wasm.gc.allocated", Counter, "By";
     /// High-water mark of the guest's native stack, by `wasm.accuracy` (exact, sampled).
     StackUsed = "wasm.stack.used", Gauge, "By";

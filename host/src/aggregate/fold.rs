@@ -119,7 +119,8 @@ impl RawFold {
     pub(super) fn add(&mut self, record: &Drained<'_>) {
         let (kind, weight) = match record.kind {
             Kind::Guest | Kind::Host => (SampleKind::Cpu, Weight { samples: 1, value: record.weight }),
-            Kind::Wait | Kind::Collect | Kind::Grow | Kind::HostCall => {
+            Kind::Grow => (SampleKind::Wall, Weight { samples: 1, value: record.values[0] }),
+            Kind::Wait | Kind::Collect | Kind::HostCall => {
                 let (_, value) = hooks::stands_for(record.values[0]);
                 (SampleKind::Wall, Weight { samples: 1, value })
             }
@@ -155,8 +156,8 @@ impl RawFold {
         } else {
             self.other.entry((record.workload, kind)).or_default()
         };
-        sum.samples += weight.samples;
-        sum.value += weight.value;
+        sum.samples = sum.samples.saturating_add(weight.samples);
+        sum.value = sum.value.saturating_add(weight.value);
     }
 
     /// Empties the fold. `period` is the value of one expiration of the sampler's timer.
@@ -193,7 +194,7 @@ impl RawFold {
 /// Expirations of the timer are counted; everything else comes in its unit.
 fn scaled(weight: Weight, kind: SampleKind, period: u64) -> Weight {
     match kind {
-        SampleKind::Cpu => Weight { samples: weight.samples, value: weight.value * period },
+        SampleKind::Cpu => Weight { samples: weight.samples, value: weight.value.saturating_mul(period) },
         SampleKind::Wall | SampleKind::Alloc => weight,
     }
 }

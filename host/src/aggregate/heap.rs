@@ -53,8 +53,9 @@ struct Workload {
     by_stack: HashMap<Stack, usize>,
     /// By instance and pointer: the site, and what it stands for.
     live: HashMap<(u64, u64), (usize, f64, f64)>,
-    /// Frees that came before their allocation: the two were on different threads.
-    early: HashSet<(u64, u64)>,
+    /// Frees that came before their allocation, of this interval and the one before: the two were on different
+    /// threads. Older ones belong to allocations whose record was lost.
+    early: [HashSet<(u64, u64)>; 2],
     /// Instances that ended; what they held is kept until another begins.
     ended: HashSet<u64>,
     newest: u64,
@@ -86,6 +87,9 @@ impl Heap {
                     self.0.entry(workload).or_default().freed((instance, pointer));
                 }
             }
+        }
+        for workload in self.0.values_mut() {
+            workload.early[1] = std::mem::take(&mut workload.early[0]);
         }
     }
 
@@ -123,7 +127,7 @@ impl Workload {
         }
         self.live_known = true;
         let key = (instance, pointer);
-        if self.early.remove(&key) || self.live.len() >= MAX_LIVE {
+        if self.early.iter_mut().any(|early| early.remove(&key)) || self.live.len() >= MAX_LIVE {
             return;
         }
         if let Some(before) = self.live.insert(key, (site, bytes, count)) {
@@ -143,7 +147,7 @@ impl Workload {
         self.changed = true;
         match self.live.remove(&key) {
             Some(sample) => self.take(sample),
-            None if self.early.len() < MAX_SITES => drop(self.early.insert(key)),
+            None if self.early[0].len() < MAX_SITES => drop(self.early[0].insert(key)),
             None => {}
         }
     }
@@ -159,7 +163,6 @@ impl Workload {
             return;
         }
         let ended = std::mem::take(&mut self.ended);
-        self.early.retain(|(instance, _)| !ended.contains(instance));
         let gone: Vec<_> = self.live.extract_if(|(instance, _), _| ended.contains(instance)).collect();
         gone.into_iter().for_each(|(_, sample)| self.take(sample));
     }
@@ -169,7 +172,7 @@ impl Workload {
         let key: Stack = stack.iter().map(|frame| (frame.module_id.as_str().into(), frame.offset)).collect();
         match self.by_stack.get(&key) {
             Some(&site) => site,
-            None if !known => self.site(Vec::new()),
+            None if !known && !key.is_empty() => self.site(Vec::new()),
             None => {
                 self.sites.push(Site { stack, ..Site::default() });
                 self.by_stack.insert(key, self.sites.len() - 1);
@@ -212,6 +215,23 @@ mod tests {
 
     fn freed(instance: u64, pointer: u64) -> Record {
         Record::Freed { workload: 0, instance, pointer }
+    }
+
+    /// A guest with more stacks than are kept is told as far as they go, and the rest together.
+    #[test]
+    fn stacks_are_bounded() {
+        let mut heap = Heap::default();
+        let many = (0..MAX_SITES as u64 + 500).map(|offset| allocation(1, offset * 8 + 8, offset));
+        heap.add(many.collect());
+        let (_, sites, _) = heap.changed().remove(0);
+        assert_eq!(
+            sites
+                .iter()
+                .filter(|site| site.stack.is_empty())
+                .map(|site| site.allocated_bytes >> 30)
+                .sum::<u64>(),
+            500
+        );
     }
 
     /// What is freed is no longer held, in whichever order the two are heard of; what an instance held at its

@@ -278,6 +278,12 @@ impl Aggregator {
         let mut all = self.shared.codes.all();
         all.extend(retired.iter().map(Arc::clone));
         let quiet = sampler::reclaim_tables();
+        // Before the drain: whatever an instance that ended has recorded is in the rings now.
+        let mut ended = Vec::new();
+        for figures in self.shared.all_figures() {
+            let mut numbers = figures.runtime.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.extend(numbers.drain(..).map(|instance| (figures.ordinal, instance)));
+        }
         self.drain();
         let figures = self.shared.all_figures();
         figures.iter().for_each(|figures| figures.learn());
@@ -301,10 +307,7 @@ impl Aggregator {
             self.locks.add(wait);
         }
         self.heap.add(settled.heap);
-        for figures in &figures {
-            let mut ended = figures.runtime.ended.lock().unwrap_or_else(PoisonError::into_inner);
-            ended.drain(..).for_each(|instance| self.heap.ended(figures.ordinal, instance));
-        }
+        ended.into_iter().for_each(|(ordinal, instance)| self.heap.ended(ordinal, instance));
         if !quiet {
             self.waiting = retired;
         }

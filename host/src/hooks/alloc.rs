@@ -16,9 +16,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, TryLockError};
 
+use super::memory::TRAPPED;
 use super::random;
 use crate::rewrite::protocol::{Report, filter_bit};
 use crate::sampler::{self, Kind};
+
+/// Bytes that no growth of a memory asks for in earnest: reports ask for 2^31 pages and more.
+const IMPOSSIBLE: usize = 1 << 47;
 
 /// Mean bytes between two samples of a thread.
 pub(crate) const PERIOD: u32 = 512 << 10;
@@ -52,12 +56,15 @@ struct Instance {
 }
 
 /// Answers a report. `ask_limiter` makes the engine ask the store's limiter about an impossible growth.
-pub(super) fn answer(vmctx: usize, delta: u64, report: Report, ask_limiter: impl FnOnce()) -> usize {
+pub(super) fn answer(vmctx: usize, delta: u64, report: Report, ask_limiter: impl FnOnce() -> usize) -> usize {
     let wide = delta.leading_zeros() == 0;
     match report {
         Report::First => {
-            begin(vmctx, ask_limiter);
-            budget()
+            if begin(vmctx, ask_limiter) == TRAPPED {
+                TRAPPED
+            } else {
+                budget()
+            }
         }
         Report::Size(bytes) => {
             SIZE.set(bytes);
@@ -94,21 +101,32 @@ fn instances<R>(with: impl FnOnce(&mut HashMap<usize, Instance>) -> R) -> Option
     Some(with(guard.get_or_insert_default()))
 }
 
-fn begin(vmctx: usize, ask_limiter: impl FnOnce()) {
+fn begin(vmctx: usize, ask_limiter: impl FnOnce() -> usize) -> usize {
     static NUMBERS: AtomicU64 = AtomicU64::new(1);
     let key = InstanceKey { context: vmctx, number: NUMBERS.fetch_add(1, Ordering::Relaxed) };
-    BEGINNING.set(Some(key));
-    ask_limiter();
-    // Still there if the store has no limiter of ours: its end would not be seen, so nothing is kept of it.
-    if BEGINNING.replace(None).is_none() {
-        instances(|all| all.insert(vmctx, Instance { key, slots: Box::new([0; SLOTS]), used: 0 }));
-    }
+    let before = exchange(Some(key));
+    let answer = ask_limiter();
+    // Still there if the store has no limiter of ours: its end would not be seen, so nothing is kept of it. Not
+    // there either if the limiter waited and the guest went on on another thread.
+    let taken = exchange(before) != Some(key);
+    instances(|all| {
+        all.remove(&vmctx);
+        if taken && answer != TRAPPED {
+            all.insert(vmctx, Instance { key, slots: Box::new([0; SLOTS]), used: 0 });
+        }
+    });
+    answer
+}
+
+#[inline(never)] // the thread may be another one after the engine was asked
+fn exchange(key: Option<InstanceKey>) -> Option<InstanceKey> {
+    BEGINNING.replace(key)
 }
 
 /// The instance that begins on this thread, for the limiter of its store: it tells [`ended`] when the store
 /// ends. The growth that it was asked about is none.
-pub(crate) fn beginning() -> Option<InstanceKey> {
-    BEGINNING.replace(None)
+pub(crate) fn beginning(desired: usize) -> Option<InstanceKey> {
+    if desired >= IMPOSSIBLE { exchange(None) } else { None }
 }
 
 /// Forgets an instance whose store ended.

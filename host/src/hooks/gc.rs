@@ -53,7 +53,11 @@ pub(super) unsafe extern "C" fn force(vmctx: usize) -> u8 {
 
 #[inline(never)] // thread-locals must be looked up after the collection
 fn stalled(before: GcHeap, after: GcHeap, size: u64, ns: u64) {
-    let heap = Heap::between(before, after, size, survivors(before));
+    let survivors = survivors(before);
+    let mut heap = Heap::between(before, after, size, survivors);
+    if heap.collections > 0 {
+        heap.allocated = heap.used_before.saturating_sub(survivors);
+    }
     if heap.copying && (heap.collections > 0 || before.capacity == 0) {
         survived(after, heap.used_after);
     }
@@ -103,6 +107,8 @@ pub(crate) struct Heap {
     pub grew: bool,
     /// Bytes of the heap, both halves.
     pub capacity: u64,
+    /// Bytes allocated since the collection before, if this was one, of a copying collector.
+    pub allocated: u64,
     /// Bytes in use before, of a copying collector.
     pub used_before: u64,
     /// Bytes in use after, without the object that was allocated, of a copying collector.
@@ -139,7 +145,7 @@ impl Heap {
             // The same half without growth: nothing ran, or the allocation failed after a full round.
             _ => 0,
         };
-        Self { copying: true, collections, grew, capacity, used_before, used_after }
+        Self { copying: true, collections, grew, capacity, allocated: 0, used_before, used_after }
     }
 }
 

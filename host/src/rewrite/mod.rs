@@ -124,6 +124,9 @@ pub(crate) enum NotLive {
     /// Globals are per thread, the heap is shared.
     #[error("its memory is shared between threads")]
     SharedMemory,
+    /// Another instance owns the memory, so which instance reports cannot be told.
+    #[error("its memory is another module's")]
+    ImportedMemory,
     /// Objects end in a collection, at another address than the one that was handed out.
     #[error("its heap is garbage-collected")]
     Managed,

@@ -36,6 +36,8 @@ pub(super) struct Module<'a> {
     pub globals: u32,
     /// Memory 0.
     pub memory: Option<MemoryType>,
+    /// Whether the first memory is an import.
+    pub(super) memory_is_imported: bool,
     /// Bodies of the functions that are not imported, without their size.
     pub bodies: Vec<Range<usize>>,
     /// Functions whose names are those of allocators.
@@ -61,6 +63,7 @@ impl<'a> Module<'a> {
             imported_functions: 0,
             globals: 0,
             memory: None,
+            memory_is_imported: false,
             bodies: Vec::new(),
             candidates: BTreeMap::new(),
         };
@@ -103,7 +106,10 @@ impl<'a> Module<'a> {
                     match import?.ty {
                         TypeRef::Func(ty) | TypeRef::FuncExact(ty) => self.functions.push(ty),
                         TypeRef::Global(_) => self.globals += 1,
-                        TypeRef::Memory(ty) => _ = self.memory.get_or_insert(ty),
+                        TypeRef::Memory(ty) => {
+                            self.memory_is_imported = true;
+                            self.memory.get_or_insert(ty);
+                        }
                         TypeRef::Table(_) | TypeRef::Tag(_) => {}
                     }
                     at_most_items(self.functions.len())?;

@@ -67,7 +67,11 @@ impl<'a> Plan<'a> {
         if let Some(log2) = memory.page_size_log2.filter(|log2| *log2 != PAGE_LOG2) {
             return Err(NotInstrumented::CustomPageSize { log2 });
         }
-        let live = if memory.shared { Err(NotLive::SharedMemory) } else { can_follow(&allocators) };
+        let live = match memory.shared {
+            true => Err(NotLive::SharedMemory),
+            false if module.memory_is_imported => Err(NotLive::ImportedMemory),
+            false => can_follow(&allocators),
+        };
         if live.is_err() {
             allocators.retain(|allocator| !allocator.role.frees());
         }

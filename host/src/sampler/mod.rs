@@ -82,6 +82,11 @@ pub fn in_handler() -> bool {
     false
 }
 
+/// Whether any guest was rewritten to report allocations.
+pub(crate) fn has_reporters() -> bool {
+    TEXT.has_reporters()
+}
+
 /// Installs the process's signal handler, once; later calls give the first call's answer.
 pub(crate) fn install() -> Result<(), Unavailable> {
     #[cfg(sandscope_sampler)]

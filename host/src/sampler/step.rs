@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::ptr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sandscope_model::WorkloadId;
 
@@ -36,7 +36,8 @@ pub(crate) fn every_instruction(text: TextRange, run: impl FnOnce(fn())) -> Hash
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         assert_eq!(libc::sigaction(libc::SIGTRAP, &action, ptr::null_mut()), 0);
     }
-    let scope = u64::MAX - 1;
+    static SCOPE: AtomicU64 = AtomicU64::new(1 << 50);
+    let scope = SCOPE.fetch_add(1, Ordering::Relaxed);
     TEXT.add(text, &[]);
     let mut steps = Steps { left: LIMIT, stacks: HashSet::new() };
     {

@@ -5,7 +5,7 @@
 
 use std::ptr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// One module's machine code in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +51,12 @@ fn holding(ranges: &[TextRange], pc: usize) -> Option<TextRange> {
 /// The process's table: signal handlers are per process, so there is one for all engines.
 pub(crate) struct SharedTable {
     current: AtomicPtr<TextTable>,
+    reporting: AtomicBool,
     writer: Mutex<Vec<Retired>>,
 }
 
 /// The process's table.
-pub(crate) static TEXT: SharedTable =
-    SharedTable { current: AtomicPtr::new(ptr::null_mut()), writer: Mutex::new(Vec::new()) };
+pub(crate) static TEXT: SharedTable = SharedTable::new();
 
 struct Retired(*mut TextTable);
 
@@ -64,6 +64,14 @@ struct Retired(*mut TextTable);
 unsafe impl Send for Retired {}
 
 impl SharedTable {
+    const fn new() -> Self {
+        Self {
+            current: AtomicPtr::new(ptr::null_mut()),
+            reporting: AtomicBool::new(false),
+            writer: Mutex::new(Vec::new()),
+        }
+    }
+
     /// Adds a module's text, and its functions that report. It must stay mapped and unchanged until [`Self::remove`] and, after it,
     /// [`Self::reclaim`] with every reader's slot.
     pub(crate) fn add(&self, text: TextRange, reporters: &[TextRange]) {
@@ -73,6 +81,11 @@ impl SharedTable {
             table.reporters.extend_from_slice(reporters);
             table.reporters.sort_by_key(|range| range.start);
         });
+    }
+
+    /// Whether any text has functions that report.
+    pub(crate) fn has_reporters(&self) -> bool {
+        self.reporting.load(Ordering::Relaxed)
     }
 
     /// Removes a text: handlers that start after this call no longer see it.
@@ -89,6 +102,7 @@ impl SharedTable {
         // SAFETY: tables are replaced and freed only under `writer`, which is held.
         let mut table = unsafe { current.as_ref() }.cloned().unwrap_or_default();
         change(&mut table);
+        self.reporting.store(!table.reporters.is_empty(), Ordering::Relaxed);
         let next = Box::into_raw(Box::new(table));
         self.current.store(next, Ordering::SeqCst);
         if !current.is_null() {
@@ -157,7 +171,7 @@ mod tests {
     /// A table that a reader announced outlives its replacement.
     #[test]
     fn announced_tables_are_kept() {
-        let shared = SharedTable { current: AtomicPtr::new(ptr::null_mut()), writer: Mutex::new(Vec::new()) };
+        let shared = SharedTable::new();
         let hazard = AtomicPtr::new(ptr::null_mut());
         assert!(shared.with(&hazard, |table| table.is_none()));
         shared.add(range(1, 2), &[]);

@@ -22,6 +22,9 @@ const EVENTS: usize = 4032;
 pub(crate) struct ThreadState {
     /// Scope that the rings belong to; 0 while the state is free.
     scope: AtomicU64,
+    /// Calls that are active on the state's thread, written by it alone. The state is nobody else's before
+    /// they ended, whatever becomes of the scope.
+    depth: AtomicU32,
     /// Set by the thread's end: drain once more, then recycle.
     exited: AtomicBool,
     /// Ordinal of the workload of the active call.
@@ -65,6 +68,8 @@ struct Attachments(Vec<(u64, &'static ThreadState)>);
 impl Drop for Attachments {
     fn drop(&mut self) {
         LAST.set((0, ptr::null()));
+        // Locked: a state that was given back may be another thread's by the next line.
+        let _states = lock(&STATES);
         for (scope, state) in self.0.drain(..) {
             if state.scope.load(Ordering::Acquire) == scope {
                 *lock(&state.timer) = None;
@@ -121,6 +126,7 @@ impl Drop for Active<'_> {
         if let Some(state) = unsafe { self.state.as_ref() } {
             state.workload.store(self.workload, Ordering::Relaxed);
             state.span.store(self.span, Ordering::Relaxed);
+            state.depth.store(state.depth.load(Ordering::Relaxed) - 1, Ordering::Release);
         }
     }
 }
@@ -132,13 +138,17 @@ pub(crate) fn enter(entry: Entry<'_>) -> Active<'_> {
     let (last, state) = LAST.get();
     let state = if last == entry.scope { state } else { attach(entry.scope, entry.hz, entry.unsampled) };
     // SAFETY: as in `active`.
-    let (workload, span) = match unsafe { state.as_ref() } {
+    let state = unsafe { state.as_ref() }.filter(|state| state.hold(entry.scope));
+    let (workload, span) = match state {
         Some(state) => {
-            let workload = state.workload.swap(entry.figures.ordinal, Ordering::Relaxed);
-            (workload, state.span.swap(entry.span, Ordering::Relaxed))
+            let before = (state.workload.load(Ordering::Relaxed), state.span.load(Ordering::Relaxed));
+            state.workload.store(entry.figures.ordinal, Ordering::Relaxed);
+            state.span.store(entry.span, Ordering::Relaxed);
+            before
         }
         None => (0, 0),
     };
+    let state = state.map_or(ptr::null(), ptr::from_ref);
     let figures = FIGURES.replace(entry.figures);
     Active { state, previous: ACTIVE.replace(state), workload, span, figures, _borrow: PhantomData }
 }
@@ -154,8 +164,13 @@ fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
         }
         let state = take_state(scope);
         if hz > 0.0 {
+            // Locked: the scope may end meanwhile, and then nobody else would stop the timer.
+            let _states = lock(&STATES);
             match Timer::start(hz, ptr::from_ref(state)) {
-                Some(timer) => *lock(&state.timer) = Some(timer),
+                Some(timer) if state.scope.load(Ordering::Acquire) == scope => {
+                    *lock(&state.timer) = Some(timer);
+                }
+                Some(_) => {}
                 None => {
                     unsampled.fetch_add(1, Ordering::Relaxed);
                 }
@@ -172,10 +187,11 @@ fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
 
 fn take_state(scope: u64) -> &'static ThreadState {
     let mut states = lock(&STATES);
-    let free = states.iter().copied().find(|state| state.scope.load(Ordering::Acquire) == 0);
+    let free = states.iter().copied().find(|state| state.take(scope));
     let state = free.unwrap_or_else(|| {
         let state: &'static ThreadState = Box::leak(Box::new(ThreadState {
-            scope: AtomicU64::new(0),
+            scope: AtomicU64::new(scope),
+            depth: AtomicU32::new(0),
             exited: AtomicBool::new(false),
             workload: AtomicU32::new(0),
             span: AtomicU64::new(0),
@@ -191,11 +207,11 @@ fn take_state(scope: u64) -> &'static ThreadState {
     state.exited.store(false, Ordering::Relaxed);
     state.samples.clear();
     state.events.clear();
-    state.scope.store(scope, Ordering::Release);
     state
 }
 
-/// Stops the timers of a scope and gives its states back. No call of the scope may be active.
+/// Stops the timers of a scope and gives its states back. Calls that are still active keep theirs until they
+/// end.
 pub(crate) fn release(scope: u64) {
     for state in lock(&STATES).iter().filter(|state| state.scope.load(Ordering::Acquire) == scope) {
         *lock(&state.timer) = None;
@@ -204,6 +220,31 @@ pub(crate) fn release(scope: u64) {
 }
 
 impl ThreadState {
+    /// Counts a call of this thread, if the state is still the scope's. Sequentially consistent with `take`:
+    /// of a thread that comes back to a scope that ended and one that takes the state, one sees the other.
+    fn hold(&self, scope: u64) -> bool {
+        let depth = self.depth.load(Ordering::Relaxed);
+        self.depth.store(depth + 1, Ordering::SeqCst);
+        let held = self.scope.load(Ordering::SeqCst) == scope;
+        if !held {
+            self.depth.store(depth, Ordering::Release);
+        }
+        held
+    }
+
+    /// Takes a free state for a scope, under the lock of all states.
+    fn take(&self, scope: u64) -> bool {
+        if self.scope.load(Ordering::SeqCst) != 0 {
+            return false;
+        }
+        self.scope.store(scope, Ordering::SeqCst);
+        let free = self.depth.load(Ordering::SeqCst) == 0;
+        if !free {
+            self.scope.store(0, Ordering::SeqCst);
+        }
+        free
+    }
+
     /// What a record of this moment says.
     pub(super) fn label(&self, weight: u64) -> Label {
         Label {
@@ -227,13 +268,13 @@ pub(crate) fn event(kind: Kind, values: &[u64]) {
     });
 }
 
-/// Whether the guest left for the host in a function that reports allocations.
+/// Whether the guest left for the host in a function that reports allocations; `None` without an active call.
 #[inline(never)] // thread-locals
-pub(crate) fn in_reporter() -> bool {
-    let Some(state) = active() else { return false };
+pub(crate) fn in_reporter() -> Option<bool> {
+    let state = active()?;
     // SAFETY: the engine says that this store's guest runs on this thread, so the store is alive.
-    let Some(exit) = engine::current().and_then(|store| unsafe { store.exit() }) else { return false };
-    TEXT.with(&state.event_hazard, |table| table.is_some_and(|table| table.is_reporter(exit.pc - 1)))
+    let exit = engine::current().and_then(|store| unsafe { store.exit() })?;
+    Some(TEXT.with(&state.event_hazard, |table| table.is_some_and(|table| table.is_reporter(exit.pc - 1))))
 }
 
 /// An address on the current stack, below every frame of the guest.
