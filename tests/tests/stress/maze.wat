@@ -24,12 +24,13 @@
       (local.set $x (call_indirect (type $step) (local.get $x) (i32.and (local.get $n) (i32.const 1))))
       (br_if $again (local.tee $n (i32.sub (local.get $n) (i32.const 1))))))
 
-  ;; Two functions that take each other's place.
+  ;; Two functions that take each other's place; the second has arguments on the stack, so the frame moves.
   (func $even (param i32) (result i32)
     (if (result i32) (local.get 0)
-      (then (return_call $odd (i32.sub (local.get 0) (i32.const 1)) (i32.const 1)))
+      (then (return_call $odd (i32.sub (local.get 0) (i32.const 1))
+        (i32.const 1) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const 1)))
       (else (i32.const 1))))
-  (func $odd (param i32 i32) (result i32)
+  (func $odd (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
     (if (result i32) (local.get 0)
       (then (return_call $even (i32.sub (local.get 0) (local.get 1))))
       (else (i32.const 0))))
