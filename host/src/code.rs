@@ -10,7 +10,7 @@ use sandscope_model::ModuleId;
 use sha2::{Digest, Sha256};
 
 use crate::rewrite::Rewritten;
-use crate::sampler::{TEXT, TextRange};
+use crate::sampler::{TEXT, TextRange, reclaim_tables};
 use crate::sites::Sites;
 
 /// The engine's artifact behind loaded code. A clone of it keeps the text mapped.
@@ -215,11 +215,16 @@ impl CodeRegistry {
     }
 
     /// Takes code out of sampling; its text stays mapped until samples taken so far are drained.
-    pub(crate) fn retire(&self, code: &Arc<Code>) {
+    ///
+    /// After the scope's end nobody drains: then it is let go as soon as no handler can see it.
+    pub(crate) fn retire(&self, code: &Arc<Code>, closed: bool) {
         TEXT.remove(code.range);
         let mut state = self.state();
         state.live.retain(|other| !Arc::ptr_eq(other, code));
         state.retired.push(Arc::clone(code));
+        if closed && reclaim_tables() {
+            state.retired.clear();
+        }
     }
 
     /// Code that was retired before this call: to be dropped after the next drain.

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sandscope_model::{ModuleId, WorkloadId};
@@ -63,7 +64,7 @@ struct Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.shared.codes.retire(&self.code);
+        self.shared.codes.retire(&self.code, self.shared.closed.load(Ordering::Acquire));
     }
 }
 

@@ -94,6 +94,7 @@ pub(crate) fn start(
     std::thread::Builder::new()
         .name("sandscope".to_owned())
         .spawn(move || {
+            let _closed = CloseOnEnd(Arc::clone(&shared));
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 // Without a reactor there is nothing to aggregate for; guests run on.
@@ -144,6 +145,15 @@ pub(crate) fn start(
             });
         })
         .map_err(BuildError::Thread)
+}
+
+/// Ends observation with the aggregator, however it ends: nobody else empties what calls fill.
+struct CloseOnEnd(Arc<Shared>);
+
+impl Drop for CloseOnEnd {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Release);
+    }
 }
 
 struct Aggregator {
