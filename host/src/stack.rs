@@ -29,6 +29,9 @@ use crate::workload::Figures;
 const ALWAYS: Duration = Duration::from_millis(1);
 /// One in so many of the others.
 const ONE_IN: u32 = 64;
+/// Bytes of a huge page (x86-64, and aarch64 with pages of 4 KiB).
+#[cfg(target_os = "linux")]
+const HUGE: usize = 2 << 20;
 /// Largest stack that is measured, in pages.
 const MAX_PAGES: usize = 16_384;
 
@@ -122,12 +125,13 @@ impl Mapping {
         if opened != 0 {
             return Err(std::io::Error::last_os_error());
         }
-        // Huge pages would make a stack of 2 MiB of the first touch. Refused only where there are none.
+        // A huge page would make a stack of 2 MiB of the first touch. Most stacks have no place for one, and
+        // are spared the call.
         #[cfg(target_os = "linux")]
-        // SAFETY: advice on our own mapping.
-        unsafe {
-            libc::madvise(usable, length - page, libc::MADV_NOHUGEPAGE)
-        };
+        if (usable as usize).next_multiple_of(HUGE) + HUGE <= mapping.base as usize + length {
+            // SAFETY: advice on our own mapping; refused only where there are no huge pages.
+            unsafe { libc::madvise(usable, length - page, libc::MADV_NOHUGEPAGE) };
+        }
         Ok(mapping)
     }
 
