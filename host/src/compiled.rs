@@ -92,11 +92,13 @@ pub(crate) fn make<T: Compiled>(shared: &Shared, engine: &Engine, bytes: &[u8]) 
         match rewrite::instrument(bytes, hooks::alloc::PERIOD) {
             Ok(rewritten) => {
                 if let Some(reason) = rewritten.not_live() {
-                    shared.tell(Command::Allocations(format!("what is held is unknown: {reason}")));
+                    shared.tell(Command::Allocations(format!("what the guest holds is unknown: {reason}")));
                 }
                 return compile_rewritten(engine, bytes, rewritten);
             }
-            Err(reason) => shared.tell(Command::Allocations(format!("allocations are unknown: {reason}"))),
+            Err(reason) => {
+                shared.tell(Command::Allocations(format!("the guest's allocations are unknown: {reason}")));
+            }
         }
     }
     let Some(cache) = &shared.cache else { return compile(engine, bytes, Cache::None) };

@@ -145,7 +145,7 @@ impl Sandscope {
         name: &str,
     ) -> Result<Loaded<T>> {
         if self.shared().alloc {
-            let reason = "allocations are unknown: it came compiled";
+            let reason = "the guest's allocations are unknown: it came compiled";
             self.shared().tell(Command::Allocations(reason.to_owned()));
         }
         let (began, started) = (SystemTime::now(), Instant::now());

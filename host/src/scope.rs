@@ -92,7 +92,7 @@ impl fmt::Display for Warning {
             Self::Recording { path, reason } => {
                 write!(f, "recording {} stays incomplete: {reason}", path.display())
             }
-            Self::Allocations(reason) => write!(f, "of the guest's allocations, {reason}"),
+            Self::Allocations(reason) => f.write_str(reason),
             Self::Cache(reason) => write!(f, "compiled modules are not cached: failed to {reason}"),
             Self::Sampler(reason) => write!(f, "no samples: {reason}"),
             Self::HostStacks(reason) => write!(f, "samples in host code have no guest stack: {reason}"),

@@ -182,7 +182,8 @@ fn log_in(client: &mut Client) {
     assert_eq!(client.answer().status, 200);
 }
 
-/// An instance that is used again remembers; one that was used up or trapped is replaced.
+/// An instance that is used again remembers; one that was used up or trapped is replaced. A guest may go on after
+/// its answer, and its instance is free only then: with one slot the next request waits for that.
 #[test]
 fn instances_are_used_again_until_they_trap() {
     let fresh = Server::start(&[]);
@@ -190,7 +191,7 @@ fn instances_are_used_again_until_they_trap() {
     log_in(&mut client);
     assert_eq!(remembered(&mut client), 0);
 
-    let limited = Server::start(&["--reuse", "3"]);
+    let limited = Server::start(&["--reuse", "3", "--max-concurrent", "1"]);
     let mut client = limited.connect();
     log_in(&mut client);
     log_in(&mut client);
@@ -200,8 +201,8 @@ fn instances_are_used_again_until_they_trap() {
     // A body that fits no memory any more: the guest's allocator gives up and traps.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("r.mcap");
-    let flags = ["--reuse", "1000", "--max-memory", "1152KiB", "--record", path.to_str().unwrap()];
-    let mut server = Server::start(&flags);
+    let memory = ["--max-memory", "1152KiB", "--record", path.to_str().unwrap()];
+    let mut server = Server::start(&[&["--reuse", "1000", "--max-concurrent", "1"], &memory[..]].concat());
     let mut client = server.connect();
     log_in(&mut client);
     assert_eq!(remembered(&mut client), 1);

@@ -120,7 +120,7 @@ impl RawFold {
         let (kind, weight) = match record.kind {
             Kind::Guest | Kind::Host => (SampleKind::Cpu, Weight { samples: 1, value: record.weight }),
             Kind::Grow => (SampleKind::Wall, Weight { samples: 1, value: record.values[0] }),
-            Kind::Wait | Kind::Collect | Kind::HostCall => {
+            Kind::Wait | Kind::Collect => {
                 let (_, value) = hooks::stands_for(record.values[0]);
                 (SampleKind::Wall, Weight { samples: 1, value })
             }
@@ -138,7 +138,7 @@ impl RawFold {
                 self.heap.push((record.kind == Kind::Alloc, event()));
             }
             Kind::Wait | Kind::Alloc | Kind::Free => self.dropped += 1,
-            Kind::Guest | Kind::Host | Kind::Collect | Kind::Grow | Kind::HostCall => {}
+            Kind::Guest | Kind::Host | Kind::Collect | Kind::Grow => {}
         }
         if record.kind == Kind::Free {
             return;

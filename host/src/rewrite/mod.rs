@@ -142,7 +142,7 @@ pub(crate) enum NotLive {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotInstrumented {
     /// No function with the name and the type of an allocator.
-    #[error("no allocator was found by its name")]
+    #[error("no allocator was found by its name, which its name section or exports would tell")]
     NoAllocator,
     /// Allocators, but nothing that they could allocate in.
     #[error("it has allocators but no memory")]

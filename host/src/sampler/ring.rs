@@ -20,14 +20,12 @@ pub(crate) enum Kind {
     Guest,
     /// A timer's sample inside host code that the guest called, or in host code without a guest's stack.
     Host,
-    /// A blocking wait: ns, address, how it ended and how many waits this one stands for, who notified.
+    /// A blocking wait: ns, address, the engine's result, return address of the call that ended it or 0.
     Wait,
-    /// A guest's stall for the collector: ns, how many stalls this one stands for.
+    /// A guest's stall for the collector: ns, collections in it.
     Collect,
     /// A growth of a linear memory: ns, pages, 1 if it was refused.
     Grow,
-    /// Time in a host call: ns, how many calls this one stands for.
-    HostCall,
     /// A sampled allocation: bytes, pointer, number of the instance if its end will be seen.
     Alloc,
     /// The end of a sampled allocation: pointer, number of the instance.
@@ -35,22 +33,14 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
-        Self::Guest,
-        Self::Host,
-        Self::Wait,
-        Self::Collect,
-        Self::Grow,
-        Self::HostCall,
-        Self::Alloc,
-        Self::Free,
-    ];
+    const ALL: [Self; 7] =
+        [Self::Guest, Self::Host, Self::Wait, Self::Collect, Self::Grow, Self::Alloc, Self::Free];
 
     /// Values of its records.
     const fn values(self) -> usize {
         match self {
             Self::Guest | Self::Host => 0,
-            Self::Collect | Self::HostCall | Self::Free => 2,
+            Self::Collect | Self::Free => 2,
             Self::Grow | Self::Alloc => 3,
             Self::Wait => 4,
         }
