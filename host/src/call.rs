@@ -1,11 +1,9 @@
 //! Calls into guests: timed, counted by how they end, sampled while they run, and kept as spans.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sandscope_proto::start::Phase;
 use wasmtime::{Result, Trap};
@@ -13,6 +11,7 @@ use wasmtime::{Result, Trap};
 use crate::aggregate::Command;
 use crate::clock::Moment;
 use crate::load::Workload;
+use crate::observed::{Observed, Timing};
 use crate::sampler::{self, Active, Entry};
 use crate::scope::Shared;
 use crate::span::{CallContext, Details, Http, NO_SPAN, SpanRecord, TraceParent, http_method};
@@ -41,8 +40,11 @@ impl Workload {
     ///
     /// # Errors
     /// What the future returns.
-    pub async fn call_async<R>(&self, call: impl Future<Output = Result<R>>) -> Result<R> {
-        self.request().call_async(call).await.0
+    pub fn call_async<R, F>(&self, call: F) -> impl Future<Output = Result<R>> + use<'_, R, F>
+    where
+        F: Future<Output = Result<R>>,
+    {
+        self.request().observed(call, |result, _span| result)
     }
 
     /// A call for which more is known: who asks for it, and how long it waited.
@@ -62,11 +64,8 @@ impl Workload {
     /// What the future returns.
     pub async fn thread_async<R>(&self, body: impl Future<Output = Result<R>>) -> Result<R> {
         let _counted = self.thread();
-        let result = Observed::run(self, NO_SPAN, body).await;
-        if let Err(error) = &result {
-            self.failed(error);
-        }
-        result
+        let failed = |result: Result<R>, _| result.inspect_err(|error| self.failed(error));
+        Observed::new(self, NO_SPAN, body, failed).await
     }
 
     /// What an error of this workload's call says about the guest.
@@ -81,6 +80,7 @@ impl Workload {
     }
 
     /// Marks the workload as active on this thread. `span` is what samples are linked to.
+    #[inline]
     pub(crate) fn enter(&self, span: u64) -> Option<Active<'_>> {
         let Shared { scope, hz, ref unsampled, .. } = *self.shared;
         let entry = Entry { scope, hz, figures: &self.figures, span, unsampled };
@@ -132,13 +132,26 @@ impl<'a> Request<'a> {
 
     /// See [`Workload::call_async`]. The span is open for what is known only afterwards, and kept when it is
     /// dropped.
-    pub async fn call_async<R>(self, call: impl Future<Output = Result<R>>) -> (Result<R>, CallSpan<'a>) {
-        let started = Moment::now();
-        let context = CallContext::new(self.parent);
-        let (result, waited) = Observed::timed(self.workload, context.span_id, call).await;
-        let mut span = CallSpan::ended(self.workload, context, started, self.queued, &result);
-        span.details.off_cpu_ns = Some(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX));
-        (result, span)
+    pub fn call_async<R, F>(self, call: F) -> impl Future<Output = (Result<R>, CallSpan<'a>)> + use<'a, R, F>
+    where
+        F: Future<Output = Result<R>>,
+    {
+        self.observed(call, |result, span| (result, span))
+    }
+
+    /// No async function: those move what they are given once more, and the futures of calls are large.
+    fn observed<R, F, T, E>(self, call: F, end: E) -> impl Future<Output = T> + use<'a, R, F, T, E>
+    where
+        F: Future<Output = Result<R>>,
+        E: FnOnce(Result<R>, CallSpan<'a>) -> T,
+    {
+        let Self { workload, parent, queued } = self;
+        let context = CallContext::new(parent);
+        Observed::new(workload, context.span_id, call, move |result: Result<R>, timing: Timing| {
+            let mut span = CallSpan::ended(workload, context, timing.started, queued, &result);
+            span.details.off_cpu_ns = Some(timing.waited_ns);
+            end(result, span)
+        })
     }
 }
 
@@ -195,6 +208,7 @@ impl Drop for CallSpan<'_> {
         let answered_failure = self.details.http.and_then(|http| http.status).is_some_and(|code| code >= 500);
         let failed = self.outcome != Outcome::Ok || answered_failure;
         let Some(kept) = figures.gate.admit(failed, self.context.sampled(), self.duration_ns) else { return };
+        self.context.keep();
         let record = SpanRecord {
             context: std::mem::take(&mut self.context),
             workload: figures.ordinal,
@@ -218,51 +232,5 @@ struct ThreadGuard(Arc<Figures>);
 impl Drop for ThreadGuard {
     fn drop(&mut self) {
         self.0.threads(-1);
-    }
-}
-
-/// A guest's future: its workload is active around each poll and around its drop, which may run guest code.
-pub(crate) struct Observed<'a, F> {
-    workload: &'a Workload,
-    span: u64,
-    future: Option<Pin<Box<F>>>,
-    /// When the guest last began to wait for the host.
-    waiting: Option<Instant>,
-    /// How long it waited.
-    waited: Duration,
-}
-
-impl<'a, F: Future> Observed<'a, F> {
-    pub(crate) async fn run(workload: &'a Workload, span: u64, future: F) -> F::Output {
-        Self::timed(workload, span, future).await.0
-    }
-
-    /// Also gives how long the guest was not polled because it waited.
-    pub(crate) fn timed(
-        workload: &'a Workload,
-        span: u64,
-        future: F,
-    ) -> impl Future<Output = (F::Output, Duration)> + use<'a, F> {
-        let mut observed =
-            Self { workload, span, future: Some(Box::pin(future)), waiting: None, waited: Duration::ZERO };
-        poll_fn(move |context| {
-            if let Some(since) = observed.waiting.take() {
-                observed.waited += since.elapsed();
-            }
-            let _active = observed.workload.enter(observed.span);
-            let Some(future) = &mut observed.future else { return Poll::Pending };
-            let polled = future.as_mut().poll(context);
-            if polled.is_pending() {
-                observed.waiting = Some(Instant::now());
-            }
-            polled.map(|output| (output, observed.waited))
-        })
-    }
-}
-
-impl<F> Drop for Observed<'_, F> {
-    fn drop(&mut self) {
-        let _active = self.workload.enter(self.span);
-        self.future = None;
     }
 }

@@ -37,6 +37,7 @@ mod export;
 mod facade;
 mod hooks;
 mod load;
+mod observed;
 mod pool;
 mod prepare;
 mod rewrite;

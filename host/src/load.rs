@@ -10,10 +10,10 @@ use sandscope_model::{ModuleId, WorkloadId};
 use sandscope_proto::start::Phase;
 use wasmtime::Result;
 
-use crate::call::Observed;
 use crate::clock::Moment;
 use crate::code::Code;
 use crate::cold::{ColdStart, Start, as_nanos};
+use crate::observed::Observed;
 use crate::rewrite::Rewritten;
 use crate::scope::Shared;
 use crate::sidecar::Sidecar;
@@ -151,10 +151,11 @@ impl Workload {
     ///
     /// # Errors
     /// What the future returns.
-    pub async fn instantiate_async<R>(&self, instantiate: impl Future<Output = Result<R>>) -> Result<R> {
-        let started = Moment::now();
-        let result = Observed::run(self, NO_SPAN, instantiate).await;
-        self.instantiated(started, result)
+    pub fn instantiate_async<R, F>(&self, instantiate: F) -> impl Future<Output = Result<R>> + use<'_, R, F>
+    where
+        F: Future<Output = Result<R>>,
+    {
+        Observed::new(self, NO_SPAN, instantiate, |result, timing| self.instantiated(timing.started, result))
     }
 
     fn instantiated<R>(&self, started: Moment, result: Result<R>) -> Result<R> {

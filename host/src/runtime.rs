@@ -49,7 +49,8 @@ impl Locks {
 #[derive(Default)]
 pub(crate) struct Gc {
     pauses: AtomicHistogram,
-    collections: AtomicU64,
+    /// Collections less one per pause, modulo 2^64: nearly always no change.
+    beyond_one: AtomicU64,
     /// 1 + index into `COLLECTORS`; 0 while none was seen.
     collector: AtomicU64,
     capacity: AtomicU64,
@@ -64,7 +65,9 @@ impl Gc {
     /// A stall of the guest with so many collections in it.
     pub(crate) fn paused(&self, ns: u64, collections: u64) {
         self.pauses.record_ns(ns);
-        self.collections.fetch_add(collections, Relaxed);
+        if collections != 1 {
+            self.beyond_one.fetch_add(collections.wrapping_sub(1), Relaxed);
+        }
     }
 
     pub(crate) fn seen(&self, heap: &Heap) {
@@ -139,13 +142,17 @@ impl Runtime {
     }
 
     fn gc_points(&self, push: &mut impl FnMut(Metric, PointValue, &[(&'static str, &str)])) {
-        let Gc { pauses, collections, collector, capacity, live, allocated } = &self.gc;
+        let Gc { pauses, beyond_one, collector, capacity, live, allocated } = &self.gc;
         let known = collector.load(Relaxed).checked_sub(1).and_then(|index| COLLECTORS.get(index as usize));
         let Some(collector) = known else { return };
         let attributes = [(attribute::GC_COLLECTOR, *collector)];
         let (live, allocated) = (live.load(Relaxed), allocated.load(Relaxed));
-        push(Metric::GcDuration, PointValue::Histogram(pauses.snapshot()), &attributes);
-        push(Metric::GcCollections, PointValue::Counter(collections.load(Relaxed) as f64), &attributes);
+        let pauses = pauses.snapshot();
+        // A pause that ends meanwhile may be in one and not in the other.
+        let collections =
+            pauses.count.checked_add_signed(beyond_one.load(Relaxed).cast_signed()).unwrap_or(0);
+        push(Metric::GcDuration, PointValue::Histogram(pauses), &attributes);
+        push(Metric::GcCollections, PointValue::Counter(collections as f64), &attributes);
         push(Metric::GcHeapSize, PointValue::Gauge(capacity.load(Relaxed) as f64), &attributes);
         if *collector == COLLECTORS[0] {
             push(Metric::GcHeapLive, PointValue::Gauge(live as f64), &attributes);

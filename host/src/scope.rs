@@ -296,12 +296,6 @@ impl Shared {
         limit
     }
 
-    /// The figures at an address, if they are this scope's.
-    pub(crate) fn known_figures(&self, at: *const Figures) -> Option<Arc<Figures>> {
-        let workloads = self.workloads.lock().unwrap_or_else(PoisonError::into_inner);
-        workloads.iter().find(|figures| Arc::as_ptr(figures) == at).map(Arc::clone)
-    }
-
     pub(crate) fn all_figures(&self) -> Vec<Arc<Figures>> {
         self.workloads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -351,7 +345,7 @@ impl Sandscope {
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(sampler::MAX_FRAMES))
             .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
         #[cfg(unix)]
-        config.with_host_stack(Arc::new(stack::Stacks::new(self.shared())));
+        config.with_host_stack(Arc::new(stack::Stacks::default()));
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

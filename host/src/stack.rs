@@ -7,26 +7,28 @@
 //! pooled, have no stack of their own: for them there is only the lowest stack pointer of a sample.
 //!
 //! # Cost
-//! Nothing while the guest runs; one `mincore` at the end of a store (2 to 8 µs, ENGINE facts in
-//! `docs/BENCHMARKS.md`).
+//! Nothing while the guest runs; one `mincore` at the end of a store that is measured (2 to 8 µs, ENGINE facts
+//! in `docs/BENCHMARKS.md`). Mappings are emptied and used again, which is cheaper than the engine's own way of
+//! mapping a stack for each store.
 //!
 //! # Security
-//! Only which pages exist is read, never what is in them.
+//! Only which pages exist is read, never what is in them. A stack that is used again was emptied by the kernel.
 
 use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
 
 use wasmtime::{StackCreator, StackMemory};
 
+use crate::clock::Moment;
 use crate::sampler;
-use crate::scope::Shared;
 use crate::workload::Figures;
 
-/// Stores that lived longer are always measured.
-const ALWAYS: Duration = Duration::from_millis(1);
+/// Stores that lived longer are always measured, ns.
+const ALWAYS_NS: u64 = 1_000_000;
+/// Emptied stacks that are kept. They take address space, but no memory.
+const KEPT: usize = 64;
 /// One in so many of the others.
 const ONE_IN: u32 = 64;
 /// Bytes of a huge page (x86-64, and aarch64 with pages of 4 KiB).
@@ -35,26 +37,24 @@ const HUGE: usize = 2 << 20;
 /// Largest stack that is measured, in pages.
 const MAX_PAGES: usize = 16_384;
 
-/// Makes stacks for the engines of one scope.
-pub(crate) struct Stacks(Weak<Shared>);
-
-impl Stacks {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        Self(Arc::downgrade(shared))
-    }
-}
+/// Makes stacks for one engine.
+#[derive(Default)]
+pub(crate) struct Stacks(Arc<Mutex<Vec<Mapping>>>);
 
 // SAFETY: stacks are page-aligned, zero-filled mappings with a guard page below that stay mapped until they
 // are dropped.
 unsafe impl StackCreator for Stacks {
     fn new_stack(&self, size: usize, _zeroed: bool) -> wasmtime::Result<Box<dyn StackMemory>> {
-        let mapping = Mapping::new(size)?;
-        let figures = self.0.upgrade().and_then(|shared| {
-            let active = sampler::figures(ptr::from_ref)?;
-            // The active call may be of another scope.
-            shared.known_figures(active)
-        });
-        Ok(Box::new(Stack { mapping, figures, made: Instant::now() }))
+        let page = page_size();
+        let length = size.max(1).next_multiple_of(page) + page;
+        // Where another thread is at them, a new one is made rather than waited.
+        let kept = self.0.try_lock().ok().and_then(|mut kept| kept.pop());
+        let mapping = match kept.filter(|kept| kept.length == length) {
+            Some(kept) => kept,
+            None => Mapping::new(length, page)?,
+        };
+        let figures = sampler::kept_figures();
+        Ok(Box::new(Stack { mapping, figures, made: Moment::now(), kept: Arc::clone(&self.0) }))
     }
 }
 
@@ -62,7 +62,9 @@ unsafe impl StackCreator for Stacks {
 struct Stack {
     mapping: Mapping,
     figures: Option<Arc<Figures>>,
-    made: Instant,
+    made: Moment,
+    /// Where the mapping goes.
+    kept: Arc<Mutex<Vec<Mapping>>>,
 }
 
 // SAFETY: as for `Stacks`.
@@ -84,11 +86,22 @@ unsafe impl StackMemory for Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         static SHORT: AtomicU32 = AtomicU32::new(0);
-        let Some(figures) = &self.figures else { return };
-        let chosen =
-            self.made.elapsed() >= ALWAYS || SHORT.fetch_add(1, Ordering::Relaxed).is_multiple_of(ONE_IN);
-        if let (true, Some(used)) = (chosen, self.mapping.touched()) {
+        let chosen = || {
+            self.made.elapsed_ns() >= ALWAYS_NS
+                || SHORT.fetch_add(1, Ordering::Relaxed).is_multiple_of(ONE_IN)
+        };
+        if let Some(figures) = &self.figures
+            && chosen()
+            && let Some(used) = self.mapping.touched()
+        {
             figures.runtime.stack.exact(used as u64);
+        }
+        let mapping = std::mem::replace(&mut self.mapping, Mapping::NONE);
+        if mapping.empty()
+            && let Ok(mut kept) = self.kept.try_lock()
+            && kept.len() < KEPT
+        {
+            kept.push(mapping);
         }
     }
 }
@@ -108,10 +121,10 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(size: usize) -> std::io::Result<Self> {
-        // SAFETY: sysconf has no preconditions.
-        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
-        let length = size.max(1).next_multiple_of(page) + page;
+    const NONE: Self = Self { base: ptr::null_mut(), length: 0, page: 0 };
+
+    /// `length` bytes, a multiple of `page`, the guard included.
+    fn new(length: usize, page: usize) -> std::io::Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a fresh mapping wherever the kernel likes.
         let base = unsafe { libc::mmap(ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0) };
@@ -133,6 +146,13 @@ impl Mapping {
             unsafe { libc::madvise(usable, length - page, libc::MADV_NOHUGEPAGE) };
         }
         Ok(mapping)
+    }
+
+    /// Gives its pages back to the kernel, so that it is as new; whether that worked.
+    fn empty(&self) -> bool {
+        let usable = self.base.wrapping_add(self.page).cast();
+        // SAFETY: our own private mapping, which nothing refers to any more.
+        unsafe { libc::madvise(usable, self.length - self.page, libc::MADV_DONTNEED) == 0 }
     }
 
     /// Bytes from the lowest page that was touched to the top.
@@ -161,9 +181,16 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: our own mapping, which nothing refers to any more.
-        unsafe { libc::munmap(self.base.cast(), self.length) };
+        if self.length > 0 {
+            // SAFETY: our own mapping, which nothing refers to any more.
+            unsafe { libc::munmap(self.base.cast(), self.length) };
+        }
     }
+}
+
+fn page_size() -> usize {
+    // SAFETY: sysconf has no preconditions.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
 #[cfg(test)]
@@ -173,7 +200,8 @@ mod tests {
     /// What was touched is seen to the page; what was only reserved is not.
     #[test]
     fn touched_pages_are_seen() {
-        let mapping = Mapping::new(2 << 20).unwrap();
+        let page = page_size();
+        let mapping = Mapping::new((2 << 20) + page, page).unwrap();
         assert_eq!(mapping.touched(), Some(0));
         let top = mapping.base.wrapping_add(mapping.length);
         // SAFETY: inside the usable part of the mapping.
@@ -182,5 +210,22 @@ mod tests {
         // SAFETY: inside the usable part of the mapping.
         unsafe { mapping.base.add(mapping.page).write(1) };
         assert_eq!(mapping.touched(), Some(2 << 20));
+    }
+
+    /// A stack that is used again shows nothing of what was on it, and counts from nothing.
+    #[test]
+    fn stacks_are_used_again_empty() {
+        let stacks = Stacks::default();
+        let first = stacks.new_stack(1 << 20, false).unwrap();
+        let range = first.range();
+        // SAFETY: inside the stack, which nothing else uses.
+        unsafe { first.top().sub(50_000).write(1) };
+        drop(first);
+        let again = stacks.new_stack(1 << 20, true).unwrap();
+        assert_eq!(again.range(), range);
+        let page = page_size();
+        let mapping = Mapping { base: again.guard_range().start, length: range.len() + page, page };
+        assert_eq!(mapping.touched(), Some(0));
+        std::mem::forget(mapping);
     }
 }

@@ -10,7 +10,7 @@ use sandscope_proto::otlp::{Point, PointValue};
 use sandscope_proto::start::{Cache, Phase};
 use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Result, Trap};
 
-use crate::span::Gate;
+use crate::span::{Gate, Kept};
 use crate::trap::Places;
 
 use crate::hooks::alloc::{self, InstanceKey};
@@ -163,6 +163,11 @@ impl Figures {
     pub(crate) fn refill(&self) {
         self.gate.refill();
         self.places.refill();
+    }
+
+    /// Calls that did not become spans, by kind.
+    pub(crate) fn spans_refused(&self) -> [u64; Kept::ALL.len()] {
+        self.gate.refused(self.calls.iter().map(AtomicHistogram::count).sum())
     }
 
     /// What the aggregator does once a second or so.
@@ -344,7 +349,7 @@ impl ResourceLimiter for StoreProbe {
         self.size = self.size.saturating_add(growth);
         self.figures.memory.fetch_add(growth as i64, Relaxed);
         // A size that no machine has fails after this, and would stay the peak for good.
-        if self.size <= PLAUSIBLE {
+        if self.size <= PLAUSIBLE && self.size as i64 > self.figures.memory_peak.load(Relaxed) {
             self.figures.memory_peak.fetch_max(self.size as i64, Relaxed);
         }
         if current > 0 {

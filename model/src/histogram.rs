@@ -191,6 +191,11 @@ impl AtomicHistogram {
         };
     }
 
+    /// How many values were recorded.
+    pub fn count(&self) -> u64 {
+        self.zeros.load(Relaxed) + self.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum::<u64>()
+    }
+
     /// The values recorded so far, in seconds.
     pub fn snapshot(&self) -> ExpHistogram {
         let buckets: Vec<u64> = self.buckets.iter().map(|b| b.load(Relaxed)).collect();
@@ -225,17 +230,38 @@ const BOUNDS: [u64; SUB] = {
     out
 };
 
+/// Where a mantissa's first six bits after the one put it: the first bound that is not below all mantissas with
+/// these bits. Bounds are farther apart than these steps, so it or the next one is right.
+const NEAR: [u8; 64] = {
+    let mut out = [0; 64];
+    let mut i = 0;
+    while i < out.len() {
+        let lowest = (out.len() + i) as u64;
+        let mut sub = 0;
+        while BOUNDS[sub] < lowest << NEAR_SHIFT {
+            sub += 1;
+        }
+        out[i] = sub as u8;
+        i += 1;
+    }
+    out
+};
+
+/// Mantissas have 33 bits.
+const NEAR_SHIFT: u32 = 32 - 6;
+
 fn bucket_of(ns: u64) -> Option<usize> {
-    // Ticks with 16 fractional bits: ns * 2^30 / 1e9 * 2^16.
-    let ticks = (u128::from(ns) << 46) / 1_000_000_000;
-    let ticks = u64::try_from(ticks).unwrap_or(u64::MAX);
+    // Ticks with 16 fractional bits: ns * 2^30 / 1e9 * 2^16, as a product: a division takes ten times as long.
+    const TICKS: u128 = (1 << (46 + 40)) / 1_000_000_000 + 1;
+    let ticks = u64::try_from((u128::from(ns) * TICKS) >> 40).unwrap_or(u64::MAX);
     if ticks <= 1 << 16 {
         return None;
     }
     // Bounds are inclusive above, so the exact power of two belongs to the octave below.
     let octave = 63 - (ticks - 1).leading_zeros();
     let mantissa = if octave >= 32 { ticks >> (octave - 32) } else { ticks << (32 - octave) };
-    let sub = BOUNDS.iter().position(|&bound| mantissa <= bound).unwrap_or(SUB - 1);
+    let near = usize::from(NEAR[((mantissa - 1) >> NEAR_SHIFT) as usize % NEAR.len()]);
+    let sub = (near + usize::from(mantissa > BOUNDS[near])).min(SUB - 1);
     Some(((octave as usize - 16) * SUB + sub).min(OCTAVES * SUB - 1))
 }
 
@@ -269,6 +295,15 @@ mod tests {
     fn empty_has_no_quantile() {
         assert_eq!(of(&[]).quantile(0.5), None);
         assert_eq!(of(&[0]).quantile(0.5), Some(0.0));
+    }
+
+    /// Powers of two are upper bounds of their buckets.
+    #[test]
+    fn bounds_are_inclusive_above() {
+        for (ns, index) in [(500_000_000, -17), (1_000_000_000, -1), (2_000_000_000, 15), (1_000_000_001, 0)]
+        {
+            assert_eq!(of(&[ns]).offset, index, "{ns} ns");
+        }
     }
 
     proptest! {

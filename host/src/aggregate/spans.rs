@@ -140,8 +140,9 @@ impl Spans {
         let counter = |metric, key, name, count: u64| {
             Point::of(metric, None, PointValue::Counter(count as f64)).with(key, name)
         };
+        let refused: Vec<_> = figures.iter().map(|figures| figures.spans_refused()).collect();
         for kept in Kept::ALL {
-            let refused: u64 = figures.iter().map(|figures| figures.gate.refused(kept)).sum();
+            let refused: u64 = refused.iter().map(|refused| refused[kept as usize]).sum();
             out.push(counter(Metric::Spans, attribute::KEPT, kept.name(), self.kept[kept as usize]));
             out.push(counter(Metric::SpansDropped, attribute::REASON, kept.name(), refused));
         }

@@ -10,8 +10,8 @@ mod guest;
 mod kinds;
 
 use std::collections::HashSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use guest::{Guest, Signing};
@@ -35,7 +35,7 @@ fn sample(guest: &Guest, kinds: &[&[&'static str]], mut run: impl FnMut() + Send
     install().unwrap();
     TEXT.add(guest.range, &[]);
     let (enough, unsampled) = (AtomicBool::new(false), AtomicU64::new(0));
-    let figures = Figures::new(WorkloadId::new("edges", "1"), 0);
+    let figures = Arc::new(Figures::new(WorkloadId::new("edges", "1"), 0));
     let mut seen = guest::Seen::default();
     let errors = Mutex::new(Vec::new());
     let started = Instant::now();

@@ -39,7 +39,9 @@ mod unsupported;
 
 pub(crate) use ring::{Drained, Kind};
 pub(crate) use table::{TEXT, TextRange};
-pub(crate) use thread::{Active, Entry, drain, enter, event, figures, in_reporter, reclaim_tables, release};
+pub(crate) use thread::{
+    Active, Entry, drain, enter, event, figures, in_reporter, kept_figures, reclaim_tables, release,
+};
 
 /// Deepest stack that is kept, in frames; deeper ones lose their outermost frames and are counted.
 pub(crate) const MAX_FRAMES: usize = 512;

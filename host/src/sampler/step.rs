@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sandscope_model::WorkloadId;
@@ -41,7 +42,8 @@ pub(crate) fn every_instruction(text: TextRange, run: impl FnOnce(fn())) -> Hash
     TEXT.add(text, &[]);
     let mut steps = Steps { left: LIMIT, stacks: HashSet::new() };
     {
-        let (figures, unsampled) = (Figures::new(WorkloadId::new("steps", "1"), 0), AtomicU64::new(0));
+        let (figures, unsampled) =
+            (Arc::new(Figures::new(WorkloadId::new("steps", "1"), 0)), AtomicU64::new(0));
         let _active = enter(Entry { scope, hz: 0.0, figures: &figures, span: 0, unsampled: &unsampled });
         STEPS.set(&raw mut steps);
         // SAFETY: sets the trap flag, which only the handler sees.

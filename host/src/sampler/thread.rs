@@ -5,8 +5,8 @@
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::ptr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::ring::{Drained, Kind, Label, Record, Ring};
 use super::table::{TEXT, TextTable};
@@ -20,13 +20,13 @@ const EVENTS: usize = 4032;
 
 /// What a thread that runs guests shares with its signal handler, its hooks and with the drain.
 pub(crate) struct ThreadState {
-    /// Scope that the rings belong to; 0 while the state is free.
+    /// Scope that the rings belong to; 0 for none.
     scope: AtomicU64,
-    /// Calls that are active on the state's thread, written by it alone. The state is nobody else's before
-    /// they ended, whatever becomes of the scope.
+    /// Whether a thread has it. A thread keeps its states until it ends, whatever becomes of their scopes, so
+    /// that a call that is still active never finds its state with another thread.
+    owned: AtomicBool,
+    /// Calls that are active on the state's thread, which alone reads and writes it.
     depth: AtomicU32,
-    /// Set by the thread's end: drain once more, then recycle.
-    exited: AtomicBool,
     /// Ordinal of the workload of the active call.
     workload: AtomicU32,
     /// Span id of the active call; 0 for none.
@@ -57,7 +57,7 @@ thread_local! {
     /// destructor, so that the handler may read it at any moment of a thread's life.
     static ACTIVE: Cell<*const ThreadState> = const { Cell::new(ptr::null()) };
     /// Figures of the active call's workload.
-    static FIGURES: Cell<*const Figures> = const { Cell::new(ptr::null()) };
+    static FIGURES: Cell<*const Arc<Figures>> = const { Cell::new(ptr::null()) };
     /// The scope of the last attachment and its state: the path of every call but a thread's first.
     static LAST: Cell<(u64, *const ThreadState)> = const { Cell::new((0, ptr::null())) };
     static ATTACHED: RefCell<Attachments> = const { RefCell::new(Attachments(Vec::new())) };
@@ -73,8 +73,8 @@ impl Drop for Attachments {
         for (scope, state) in self.0.drain(..) {
             if state.scope.load(Ordering::Acquire) == scope {
                 *lock(&state.timer) = None;
-                state.exited.store(true, Ordering::Release);
             }
+            state.owned.store(false, Ordering::Release);
         }
     }
 }
@@ -91,9 +91,18 @@ pub(super) fn active() -> Option<&'static ThreadState> {
 
 /// The figures of the active call's workload, for hooks.
 pub(crate) fn figures<R>(with: impl FnOnce(&Figures) -> R) -> Option<R> {
+    active_figures().map(|figures| with(figures))
+}
+
+/// [`figures`] to keep.
+pub(crate) fn kept_figures() -> Option<Arc<Figures>> {
+    active_figures().map(Arc::clone)
+}
+
+fn active_figures<'a>() -> Option<&'a Arc<Figures>> {
     // SAFETY: `FIGURES` is null or borrowed by the `Active` that set it, which is not dropped before it
-    // restores the one before; both happen on this thread.
-    unsafe { FIGURES.get().as_ref() }.map(with)
+    // restores the one before; both happen on this thread, and both callers are done with it before.
+    unsafe { FIGURES.get().as_ref() }
 }
 
 /// A call that becomes active.
@@ -101,7 +110,7 @@ pub(crate) fn figures<R>(with: impl FnOnce(&Figures) -> R) -> Option<R> {
 pub(crate) struct Entry<'a> {
     pub scope: u64,
     pub hz: f64,
-    pub figures: &'a Figures,
+    pub figures: &'a Arc<Figures>,
     /// Id of the call's span; 0 for none.
     pub span: u64,
     /// Counted up if the thread cannot be given a timer.
@@ -114,11 +123,12 @@ pub(crate) struct Active<'a> {
     previous: *const ThreadState,
     workload: u32,
     span: u64,
-    figures: *const Figures,
+    figures: *const Arc<Figures>,
     _borrow: PhantomData<&'a Figures>,
 }
 
 impl Drop for Active<'_> {
+    #[inline]
     fn drop(&mut self) {
         ACTIVE.set(self.previous);
         FIGURES.set(self.figures);
@@ -126,7 +136,7 @@ impl Drop for Active<'_> {
         if let Some(state) = unsafe { self.state.as_ref() } {
             state.workload.store(self.workload, Ordering::Relaxed);
             state.span.store(self.span, Ordering::Relaxed);
-            state.depth.store(state.depth.load(Ordering::Relaxed) - 1, Ordering::Release);
+            state.depth.store(state.depth.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
         }
     }
 }
@@ -134,13 +144,15 @@ impl Drop for Active<'_> {
 /// Marks a workload's call as active on this thread. Nested calls restore the outer one.
 ///
 /// The first time on a thread makes its timer.
+#[inline]
 pub(crate) fn enter(entry: Entry<'_>) -> Active<'_> {
     let (last, state) = LAST.get();
     let state = if last == entry.scope { state } else { attach(entry.scope, entry.hz, entry.unsampled) };
     // SAFETY: as in `active`.
-    let state = unsafe { state.as_ref() }.filter(|state| state.hold(entry.scope));
+    let state = unsafe { state.as_ref() };
     let (workload, span) = match state {
         Some(state) => {
+            state.depth.store(state.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             let before = (state.workload.load(Ordering::Relaxed), state.span.load(Ordering::Relaxed));
             state.workload.store(entry.figures.ordinal, Ordering::Relaxed);
             state.span.store(entry.span, Ordering::Relaxed);
@@ -157,12 +169,13 @@ pub(crate) fn enter(entry: Entry<'_>) -> Active<'_> {
 fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
     let found = ATTACHED.try_with(|attached| {
         let mut attached = attached.borrow_mut();
-        // States of scopes that ended were recycled and may belong to another thread by now.
-        attached.0.retain(|(scope, state)| state.scope.load(Ordering::Acquire) == *scope);
         if let Some((_, state)) = attached.0.iter().find(|(known, _)| *known == scope) {
             return ptr::from_ref(*state);
         }
-        let state = take_state(scope);
+        // One of a scope that ended, unless its last call is still active.
+        let own = attached.0.iter().position(|(_, state)| state.is_idle());
+        let state = own.map_or_else(take_state, |at| attached.0.swap_remove(at).1);
+        state.begin(scope);
         if hz > 0.0 {
             // Locked: the scope may end meanwhile, and then nobody else would stop the timer.
             let _states = lock(&STATES);
@@ -185,14 +198,16 @@ fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
     state
 }
 
-fn take_state(scope: u64) -> &'static ThreadState {
+fn take_state() -> &'static ThreadState {
     let mut states = lock(&STATES);
-    let free = states.iter().copied().find(|state| state.take(scope));
-    let state = free.unwrap_or_else(|| {
+    let free = |state: &&ThreadState| {
+        !state.owned.load(Ordering::Acquire) && state.scope.load(Ordering::Acquire) == 0
+    };
+    let state = states.iter().copied().find(free).unwrap_or_else(|| {
         let state: &'static ThreadState = Box::leak(Box::new(ThreadState {
-            scope: AtomicU64::new(scope),
+            scope: AtomicU64::new(0),
+            owned: AtomicBool::new(true),
             depth: AtomicU32::new(0),
-            exited: AtomicBool::new(false),
             workload: AtomicU32::new(0),
             span: AtomicU64::new(0),
             samples: Ring::new(SAMPLES),
@@ -204,14 +219,11 @@ fn take_state(scope: u64) -> &'static ThreadState {
         states.push(state);
         state
     });
-    state.exited.store(false, Ordering::Relaxed);
-    state.samples.clear();
-    state.events.clear();
+    state.owned.store(true, Ordering::Relaxed);
     state
 }
 
-/// Stops the timers of a scope and gives its states back. Calls that are still active keep theirs until they
-/// end.
+/// Stops the timers of a scope. Its states stay with their threads, for other scopes.
 pub(crate) fn release(scope: u64) {
     for state in lock(&STATES).iter().filter(|state| state.scope.load(Ordering::Acquire) == scope) {
         *lock(&state.timer) = None;
@@ -220,29 +232,16 @@ pub(crate) fn release(scope: u64) {
 }
 
 impl ThreadState {
-    /// Counts a call of this thread, if the state is still the scope's. Sequentially consistent with `take`:
-    /// of a thread that comes back to a scope that ended and one that takes the state, one sees the other.
-    fn hold(&self, scope: u64) -> bool {
-        let depth = self.depth.load(Ordering::Relaxed);
-        self.depth.store(depth + 1, Ordering::SeqCst);
-        let held = self.scope.load(Ordering::SeqCst) == scope;
-        if !held {
-            self.depth.store(depth, Ordering::Release);
-        }
-        held
+    /// Whether its scope ended and no call of it is active; to be asked by its own thread.
+    fn is_idle(&self) -> bool {
+        self.scope.load(Ordering::Acquire) == 0 && self.depth.load(Ordering::Relaxed) == 0
     }
 
-    /// Takes a free state for a scope, under the lock of all states.
-    fn take(&self, scope: u64) -> bool {
-        if self.scope.load(Ordering::SeqCst) != 0 {
-            return false;
-        }
-        self.scope.store(scope, Ordering::SeqCst);
-        let free = self.depth.load(Ordering::SeqCst) == 0;
-        if !free {
-            self.scope.store(0, Ordering::SeqCst);
-        }
-        free
+    /// Begins to record for a scope; by its own thread.
+    fn begin(&self, scope: u64) {
+        self.samples.clear();
+        self.events.clear();
+        self.scope.store(scope, Ordering::Release);
     }
 
     /// What a record of this moment says.
@@ -328,7 +327,7 @@ pub(crate) fn drain(scope: u64, mut each: impl FnMut(&Drained<'_>)) -> Dropped {
     let mut dropped = Dropped::default();
     let mut pcs = Vec::with_capacity(super::MAX_FRAMES);
     for state in states {
-        let exited = state.exited.load(Ordering::Acquire);
+        let exited = !state.owned.load(Ordering::Acquire);
         dropped.samples += state.samples.drain(&mut pcs, &mut each);
         dropped.events += state.events.drain(&mut pcs, &mut each);
         if exited {

@@ -53,26 +53,21 @@ impl Kept {
     }
 }
 
-/// A token bucket whose time is somebody else's: an empty one costs its users one relaxed load and a count.
+/// A token bucket whose time is somebody else's: an empty one costs its users one relaxed load.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     rate: u32,
     tokens: AtomicU32,
-    refused: AtomicU64,
 }
 
 impl Bucket {
     /// A full bucket. `rate` is per second, a multiple of 10.
     pub(crate) const fn new(rate: u32) -> Self {
-        Self { rate, tokens: AtomicU32::new(rate), refused: AtomicU64::new(0) }
+        Self { rate, tokens: AtomicU32::new(rate) }
     }
 
     pub(crate) fn take(&self) -> bool {
-        let taken = self.tokens.try_update(Relaxed, Relaxed, |tokens| tokens.checked_sub(1)).is_ok();
-        if !taken {
-            self.refused.fetch_add(1, Relaxed);
-        }
-        taken
+        self.tokens.try_update(Relaxed, Relaxed, |tokens| tokens.checked_sub(1)).is_ok()
     }
 
     /// To be called [`TICKS`] times a second.
@@ -81,17 +76,15 @@ impl Bucket {
         // A full bucket stays as it is.
         let _ = self.tokens.try_update(Relaxed, Relaxed, more);
     }
-
-    /// How often it was empty.
-    pub(crate) fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
-    }
 }
 
 /// The gate of one workload.
 #[derive(Debug)]
 pub(crate) struct Gate {
     buckets: [Bucket; Kept::ALL.len()],
+    admitted: [AtomicU64; Kept::ALL.len()],
+    /// Usual calls are not counted here: there are too many of them, and they are what is left.
+    refused: [AtomicU64; Kept::ALL.len()],
     slow_ns: AtomicU64,
 }
 
@@ -104,6 +97,8 @@ impl Gate {
                 Bucket::new(Kept::Slow.rate()),
                 Bucket::new(Kept::Usual.rate()),
             ],
+            admitted: [const { AtomicU64::new(0) }; Kept::ALL.len()],
+            refused: [const { AtomicU64::new(0) }; Kept::ALL.len()],
             slow_ns: AtomicU64::new(u64::MAX),
         }
     }
@@ -116,7 +111,13 @@ impl Gate {
             (false, false) if duration_ns > self.slow_ns.load(Relaxed) => Kept::Slow,
             (false, false) => Kept::Usual,
         };
-        self.buckets[kept as usize].take().then_some(kept)
+        let admitted = self.buckets[kept as usize].take();
+        if admitted {
+            self.admitted[kept as usize].fetch_add(1, Relaxed);
+        } else if kept != Kept::Usual {
+            self.refused[kept as usize].fetch_add(1, Relaxed);
+        }
+        admitted.then_some(kept)
     }
 
     pub(crate) fn refill(&self) {
@@ -133,9 +134,12 @@ impl Gate {
         }
     }
 
-    /// Calls of a kind that did not become spans.
-    pub(crate) fn refused(&self, kept: Kept) -> u64 {
-        self.buckets[kept as usize].refused()
+    /// How many of `calls` in all did not become spans, by kind.
+    pub(crate) fn refused(&self, calls: u64) -> [u64; Kept::ALL.len()] {
+        let mut refused = self.refused.each_ref().map(|count| count.load(Relaxed));
+        let known: u64 = self.admitted.iter().map(|count| count.load(Relaxed)).chain(refused).sum();
+        refused[Kept::Usual as usize] = calls.saturating_sub(known);
+        refused
     }
 }
 
@@ -148,7 +152,7 @@ mod tests {
     fn kinds_do_not_push_each_other_out() {
         let gate = Gate::new();
         let usual = (0..1000).filter(|_| gate.admit(false, false, 5).is_some()).count();
-        assert_eq!((usual, gate.refused(Kept::Usual)), (20, 980));
+        assert_eq!((usual, gate.refused(1000)), (20, [0, 0, 0, 980]));
         assert_eq!(gate.admit(true, false, 5), Some(Kept::Error));
         assert_eq!(gate.admit(false, true, 5), Some(Kept::Sampled));
         gate.refill();

@@ -35,6 +35,7 @@ pub(crate) const NO_SPAN: u64 = 0;
 /// A call's place in its trace, known before it runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CallContext {
+    /// 0 while it is not known: a root that is not kept needs none.
     pub trace_id: u128,
     /// What samples of the call carry.
     pub span_id: u64,
@@ -55,7 +56,14 @@ impl CallContext {
                 flags: parent.flags,
                 state: parent.state,
             },
-            None => Self { trace_id: ids::trace(), span_id: ids::span(), ..Self::default() },
+            None => Self { span_id: ids::span(), ..Self::default() },
+        }
+    }
+
+    /// Gives a root that is kept its trace.
+    pub(crate) fn keep(&mut self) {
+        if self.trace_id == 0 {
+            self.trace_id = ids::trace();
         }
     }
 
