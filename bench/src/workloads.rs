@@ -20,6 +20,8 @@ pub struct Workload {
     pub pooled: bool,
     /// Whether the bounds on overhead hold for it.
     pub bounded: bool,
+    /// Whether it is measured with `--alloc` too.
+    pub allocations: bool,
 }
 
 enum Code {
@@ -48,6 +50,7 @@ const KERNEL: Workload = Workload {
     starts: false,
     pooled: false,
     bounded: true,
+    allocations: false,
 };
 
 const fn guest(name: &'static str, args: &'static [&'static str]) -> Workload {
@@ -69,8 +72,8 @@ const fn short(name: &'static str, steps: &'static [i32], pooled: bool) -> Workl
 
 /// All of them. Calls of guests take some tens of milliseconds, of kernels about one.
 pub const ALL: &[Workload] = &[
-    guest("image", &["-", "-", "320"]),
-    guest("analytics", &["--generate", "5000", "1"]),
+    Workload { allocations: true, ..guest("image", &["-", "-", "320"]) },
+    Workload { allocations: true, ..guest("analytics", &["--generate", "5000", "1"]) },
     guest("inference", &["--batch", "100"]),
     guest("pricing", &["--generate", "15000", "1"]),
     Workload { call: Call::Run(&[500]), ..guest("gc", &[]) },

@@ -1,8 +1,10 @@
 //! One workload: fresh engines of each side, and blocks of slices in which they take turns.
 //!
 //! ```text
-//! engine 1, block 1   A B C C B A  E     A bare, B observed, C bare again (the noise), E epochs
-//!           block 2   A C B B C A  E     a block's ratio: (B + B) / (A + A), so a steady drift cancels
+//! engine 1, block 1   A B C C B A  E D D     A bare, B observed, C bare again (the noise), E epochs,
+//!           block 2   A C B B C A  E D D     D with `--alloc`, where it is measured
+//!
+//! A block's ratio is (B + B) / (A + A), so a steady drift cancels.
 //! ```
 
 use std::time::Duration;
@@ -27,6 +29,8 @@ pub struct Measured {
     pub wall_noise: Estimate,
     /// CPU time of the guest's threads with epochs.
     pub epochs: Estimate,
+    /// CPU time of the guest's threads with `--alloc`.
+    pub allocations: Option<Estimate>,
     /// CPU time of sandscope's own threads over that of the guest's.
     pub background: f64,
     /// Added to making a store and an instance, seconds: median and 99th percentile.
@@ -47,6 +51,7 @@ struct Logs {
     wall: Vec<f64>,
     wall_noise: Vec<f64>,
     epochs: Vec<f64>,
+    allocations: Vec<f64>,
 }
 
 /// A slice of one side: wall and guest CPU time, nanoseconds.
@@ -69,6 +74,7 @@ pub fn measure(workload: &Workload, plan: &Plan, otlp: &str, random: &mut Random
             (again, observed, bare) = (start(Side::Bare)?, start(Side::Observed)?, start(Side::Bare)?);
         }
         let mut epochs = start(Side::Epochs)?;
+        let mut allocations = workload.allocations.then(|| start(Side::Allocations)).transpose()?;
         same_code &= bare.text.0 == observed.text.0;
         aligned += usize::from(bare.text.1 == observed.text.1);
 
@@ -76,10 +82,10 @@ pub fn measure(workload: &Workload, plan: &Plan, otlp: &str, random: &mut Random
         bare.ask("slice", 1)?;
         let once = bare.ask("slice", 2)?.0 / 2;
         let calls = (plan.slice.as_nanos() as u64 / once.max(1)).clamp(1, 1_000_000);
-        for side in [&mut bare, &mut observed, &mut again, &mut epochs] {
+        for side in [&mut bare, &mut observed, &mut again, &mut epochs].into_iter().chain(&mut allocations) {
             side.ask("slice", calls)?;
         }
-        let mut sums = [0.0; 5];
+        let mut sums = [0.0; 6];
         for block in 0..plan.blocks {
             let a1 = bare.ask("slice", calls)?;
             let (b, c);
@@ -91,11 +97,17 @@ pub fn measure(workload: &Workload, plan: &Plan, otlp: &str, random: &mut Random
             let a = add(a1, bare.ask("slice", calls)?);
             let e = epochs.ask("slice", calls)?;
             let e = add(e, e);
-            let ratios = [log(b.1, a.1), log(c.1, a.1), log(b.0, a.0), log(c.0, a.0), log(e.1, a.1)];
+            let d = match &mut allocations {
+                Some(side) => add(side.ask("slice", calls)?, side.ask("slice", calls)?),
+                None => a,
+            };
+            let ratios =
+                [log(b.1, a.1), log(c.1, a.1), log(b.0, a.0), log(c.0, a.0), log(e.1, a.1), log(d.1, a.1)];
             sums.iter_mut().zip(ratios).for_each(|(sum, ratio)| *sum += ratio);
         }
         let means = sums.map(|sum| sum / plan.blocks as f64);
-        let lists = [&mut logs.time, &mut logs.noise, &mut logs.wall, &mut logs.wall_noise, &mut logs.epochs];
+        let Logs { time, noise, wall, wall_noise, epochs, allocations } = &mut logs;
+        let lists = [time, noise, wall, wall_noise, epochs, allocations];
         lists.into_iter().zip(means).for_each(|(list, mean)| list.push(mean));
         if workload.starts {
             let (bare, observed) = (bare.ask("starts", plan.starts)?, observed.ask("starts", plan.starts)?);
@@ -112,6 +124,7 @@ pub fn measure(workload: &Workload, plan: &Plan, otlp: &str, random: &mut Random
         wall: Estimate::of(&logs.wall),
         wall_noise: Estimate::of(&logs.wall_noise),
         epochs: Estimate::of(&logs.epochs),
+        allocations: workload.allocations.then(|| Estimate::of(&logs.allocations)),
         background: background(workload, plan, otlp)?,
         start: (!starts.is_empty()).then(|| (median(|start| start.0), median(|start| start.1))),
         engines: logs.time.len(),

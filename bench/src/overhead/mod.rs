@@ -24,6 +24,8 @@ const NOISE: f64 = 0.0025;
 const MEAN: f64 = 1.005;
 /// The highest upper end of any workload's interval.
 const WORST: f64 = 1.01;
+/// The highest upper end of any workload's interval with `--alloc`.
+const ALLOCATIONS: f64 = 1.02;
 /// The most that an instantiation may take longer, 99th percentile, seconds.
 const START: f64 = 10e-6;
 /// The most that sandscope may hold beside what each thread has, MiB.
@@ -109,6 +111,10 @@ pub fn run(quick: bool, only: Option<&str>) -> Result<()> {
         judge(&mut verdict, &bounded);
     }
     for (workload, measured) in &all {
+        if let Some(allocations) = &measured.allocations {
+            let most = allocations.interval().1;
+            verdict.add(most <= ALLOCATIONS, format!("{} with --alloc: at most {most:.4}", workload.name));
+        }
         if let Some((median, p99)) = measured.start {
             let text = format!(
                 "instantiation of {}: {:+.2} µs median, {:+.2} µs 99th percentile",
@@ -140,10 +146,11 @@ pub fn run(quick: bool, only: Option<&str>) -> Result<()> {
 fn row(name: &str, measured: &Measured) {
     let Measured { time, noise, wall, wall_noise, epochs, background, engines, aligned, same_code, .. } =
         measured;
+    let allocations = measured.allocations.as_ref().map_or_else(|| "–".to_owned(), Estimate::to_string);
     let cpu = time.times(1.0 + background);
     let other = if *same_code { "" } else { ", other code" };
     println!(
-        "| {name} | {time} | {noise} | {wall} | {wall_noise} | {cpu} | – | {:.2} | {engines}, {aligned} aligned{other} |",
+        "| {name} | {time} | {noise} | {wall} | {wall_noise} | {cpu} | {allocations} | {:.2} | {engines}, {aligned} aligned{other} |",
         epochs.ratio()
     );
 }

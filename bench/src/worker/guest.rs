@@ -79,8 +79,9 @@ impl Guest {
         let bytes = workload.module()?;
         let photo = std::fs::read(workloads::folder().join("data/photo.jpg")).context("read photo.jpg")?;
         let scope = match side {
-            Side::Observed => {
-                Some(Sandscope::builder().service("bench").hz(HZ).otlp(otlp).interval(interval).build()?)
+            Side::Observed | Side::Allocations => {
+                let builder = Sandscope::builder().service("bench").hz(HZ).otlp(otlp).interval(interval);
+                Some(builder.allocations(side == Side::Allocations).build()?)
             }
             Side::Bare | Side::Epochs => {
                 // A stack where the aggregator's is, so that what follows lies at the same addresses.

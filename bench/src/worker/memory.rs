@@ -25,7 +25,7 @@ pub fn run(side: &str, otlp: &str, count: &str) -> Result<()> {
     let count: u32 = count.parse().context("a number of workloads")?;
     let mut config = Config::new();
     let scope = match Side::parse(side)? {
-        Side::Observed => {
+        Side::Observed | Side::Allocations => {
             let builder = Sandscope::builder().service("bench").otlp(otlp);
             Some(builder.interval(Duration::from_secs(1)).build()?)
         }

@@ -30,6 +30,8 @@ pub enum Side {
     Bare,
     /// By sandscope, at 99 Hz, with OTLP to a live collector.
     Observed,
+    /// By sandscope with `--alloc`.
+    Allocations,
     /// By epoch interruption at 99 Hz and a backtrace at each, which is how the engine's `GuestProfiler`
     /// is driven.
     Epochs,
@@ -41,13 +43,14 @@ impl Side {
         match self {
             Self::Bare => "bare",
             Self::Observed => "observed",
+            Self::Allocations => "allocations",
             Self::Epochs => "epochs",
         }
     }
 
     /// The inverse of [`Self::name`].
     pub fn parse(name: &str) -> Result<Self> {
-        let all = [Self::Bare, Self::Observed, Self::Epochs];
+        let all = [Self::Bare, Self::Observed, Self::Allocations, Self::Epochs];
         all.into_iter().find(|side| side.name() == name).with_context(|| format!("no side {name}"))
     }
 }
