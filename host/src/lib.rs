@@ -36,6 +36,7 @@ mod engine;
 mod export;
 mod facade;
 mod hooks;
+mod hostcall;
 mod load;
 mod pool;
 mod prepare;

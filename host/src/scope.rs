@@ -75,6 +75,13 @@ pub enum Warning {
     HostStacks(Doubt),
     /// Waits, collections and who grows memory are not seen.
     Runtime(Doubt),
+    /// Calls of host functions are not counted.
+    HostCalls {
+        /// How many functions of a linker.
+        functions: usize,
+        /// Why, of the last of them.
+        reason: Doubt,
+    },
     /// Another recorder of the `metrics` facade is installed already.
     Facade,
     /// What is not seen of a guest's allocations, and why.
@@ -97,6 +104,9 @@ impl fmt::Display for Warning {
             Self::Sampler(reason) => write!(f, "no samples: {reason}"),
             Self::HostStacks(reason) => write!(f, "samples in host code have no guest stack: {reason}"),
             Self::Runtime(reason) => write!(f, "locks and garbage collection are not seen: {reason}"),
+            Self::HostCalls { functions, reason } => {
+                write!(f, "calls of {functions} host functions are not counted: {reason}")
+            }
             Self::Facade => {
                 f.write_str("metrics of the `metrics` facade do not arrive: another recorder is installed")
             }

@@ -159,16 +159,17 @@ pub struct Lock {
     pub workload: String,
 }
 
-/// A host function that guests called, as far as samples saw it.
+/// A host function that guests called.
 #[derive(Debug, Serialize)]
 pub struct HostCall {
     /// Module and name of the import.
     pub name: String,
-    /// Calls; `null` while they are only sampled.
+    /// Calls; `null` where they are only sampled: of components.
     pub count: Option<u64>,
-    /// Calls that failed; `null` while they are only sampled.
+    /// Calls that failed; `null` where they are only sampled.
     pub errors: Option<u64>,
-    /// CPU time in it, estimated from samples.
+    /// Time in it, waiting included; of functions that take microseconds an estimate from a part of the calls.
+    /// Where `count` is `null`: CPU time, estimated from samples.
     pub time_s: f64,
     pub samples: u64,
     pub workload: String,

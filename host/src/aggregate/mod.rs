@@ -31,6 +31,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::cache::CacheError;
 use crate::code::{Code, CodeView};
 use crate::cold::Start;
+use crate::engine::Doubt;
 use crate::export::{Exporter, Outgoing};
 use crate::sampler::Unavailable;
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
@@ -64,6 +65,8 @@ pub(crate) enum Command {
     Unsampled(Unavailable),
     /// What is not seen of a guest's allocations, and why.
     Allocations(String),
+    /// So many functions of a linker are not observed, and why.
+    Unobserved(usize, Doubt),
     /// A call trapped at a place where none did before.
     Trapped(Arc<TrapReport>),
     /// Send what is left and end.
@@ -137,6 +140,7 @@ pub(crate) fn start(
                     warned: false,
                     warned_of_cache: false,
                     warned_of_engine: false,
+                    warned_of_linker: false,
                 };
                 aggregator.run(inbox).await;
                 if let Some(facade) = facade {
@@ -179,6 +183,7 @@ struct Aggregator {
     warned: bool,
     warned_of_cache: bool,
     warned_of_engine: bool,
+    warned_of_linker: bool,
 }
 
 impl Aggregator {
@@ -241,6 +246,11 @@ impl Aggregator {
                 }
             }
             Command::Allocations(reason) => (self.settings.on_warning)(&Warning::Allocations(reason)),
+            Command::Unobserved(functions, reason) => {
+                if !std::mem::replace(&mut self.warned_of_linker, true) {
+                    (self.settings.on_warning)(&Warning::HostCalls { functions, reason });
+                }
+            }
             Command::CacheFailed(error) => {
                 if !std::mem::replace(&mut self.warned_of_cache, true) {
                     (self.settings.on_warning)(&Warning::Cache(error));
