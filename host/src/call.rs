@@ -13,7 +13,7 @@ use wasmtime::{Result, Trap};
 use crate::aggregate::Command;
 use crate::clock::Moment;
 use crate::load::Workload;
-use crate::sampler::{self, Active, Entry};
+use crate::sampler::{self, Active, Entry, Note, Parked};
 use crate::scope::Shared;
 use crate::span::{CallContext, Details, Http, NO_SPAN, SpanRecord, TraceParent, http_method};
 use crate::trap::TrapReport;
@@ -230,6 +230,9 @@ pub(crate) struct Observed<'a, F> {
     waiting: Option<Instant>,
     /// How long it waited.
     waited: Duration,
+    /// The call of the host that it waits in.
+    call: Note,
+    parked: Option<Parked>,
 }
 
 impl<'a, F: Future> Observed<'a, F> {
@@ -243,26 +246,52 @@ impl<'a, F: Future> Observed<'a, F> {
         span: u64,
         future: F,
     ) -> impl Future<Output = (F::Output, Duration)> + use<'a, F> {
-        let mut observed =
-            Self { workload, span, future: Some(Box::pin(future)), waiting: None, waited: Duration::ZERO };
+        let mut observed = Self {
+            workload,
+            span,
+            future: Some(Box::pin(future)),
+            waiting: None,
+            waited: Duration::ZERO,
+            call: Note::default(),
+            parked: None,
+        };
         poll_fn(move |context| {
             if let Some(since) = observed.waiting.take() {
                 observed.waited += since.elapsed();
             }
             let _active = observed.workload.enter(observed.span);
+            observed.park(Note::default());
+            let outer = sampler::swap(observed.call);
             let Some(future) = &mut observed.future else { return Poll::Pending };
             let polled = future.as_mut().poll(context);
+            observed.call = sampler::swap(outer);
             if polled.is_pending() {
                 observed.waiting = Some(Instant::now());
+                observed.park(observed.call);
             }
             polled.map(|output| (output, observed.waited))
         })
     }
 }
 
+impl<F> Observed<'_, F> {
+    /// Shows the call of the host that it waits in while nobody polls it.
+    fn park(&mut self, call: Note) {
+        if self.parked.is_none() && call != Note::default() {
+            self.parked = Parked::claim(self.workload.shared.scope, self.workload.figures.ordinal);
+        }
+        if let Some(parked) = &self.parked {
+            parked.set(call);
+        }
+    }
+}
+
 impl<F> Drop for Observed<'_, F> {
     fn drop(&mut self) {
+        self.parked = None;
         let _active = self.workload.enter(self.span);
+        let outer = sampler::swap(self.call);
         self.future = None;
+        sampler::swap(outer);
     }
 }

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use sandscope_host::{Loaded, Sandscope, WorkloadId};
+use sandscope_host::{Clock, HostFunction, Loaded, Sandscope, WorkloadId};
 use sandscope_model::{Frame, SampleKind};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::PointValue;
 use sandscope_recording::Recording;
-use wasmtime::{Config, Engine, Linker, Module, Store};
+use wasmtime::{Caller, Config, Engine, Linker, Module, Store};
 
 const GUEST: &str = r#"(module
     (import "host" "add" (func $add (param i32) (result i32)))
@@ -31,7 +31,11 @@ struct Host {
 
 impl Host {
     fn new(path: &Path) -> Self {
-        let scope = Sandscope::builder().hz(0.0).record(path).build().unwrap();
+        Self::with_clock(path, Clock::Cpu)
+    }
+
+    fn with_clock(path: &Path, clock: Clock) -> Self {
+        let scope = Sandscope::builder().hz(0.0).clock(clock).record(path).build().unwrap();
         let mut config = Config::new();
         scope.configure(&mut config);
         let engine = Engine::new(&config).unwrap();
@@ -161,6 +165,23 @@ fn waits_in_the_host_have_stacks() {
     assert!(timed == 1.0 && seconds >= 0.02, "{timed} calls, {seconds} s");
 }
 
+/// By the wall clock short calls are in the profile too, the sum of those that were recorded standing for all.
+#[test]
+fn short_calls_are_in_the_wall_profile_if_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let host = Host::with_clock(&path, Clock::Wall);
+    let guest = host.load("short");
+    for _ in 0..30 {
+        host.call(&guest, &host.linker, "add", 100_000).unwrap();
+    }
+    host.scope.shutdown();
+    let recording = Recording::open(&path).unwrap();
+    let wall = recording.profiles().iter().find(|recorded| recorded.kind == SampleKind::Wall).unwrap();
+    let leaves = wall.profile.stacks.iter().map(|stack| &wall.profile.frames[stack[0] as usize]);
+    assert!(leaves.clone().any(|leaf| *leaf == Frame::Host("host#add".into())), "{:?}", wall.profile.frames);
+}
+
 /// Linkers come and go for ever: each new one is observed, and memory that was a function's is forgotten.
 #[test]
 fn linkers_come_and_go() {
@@ -183,4 +204,111 @@ fn linkers_come_and_go() {
     host.scope.shutdown();
     let recording = Recording::open(&path).unwrap();
     assert_eq!(count(&recording, "many", "host#add", "ok"), 6060.0);
+}
+
+/// An async function that waits is counted once however often it is polled, also when it is cancelled, and one
+/// that waits long is told of with the guest's stack while it does.
+#[test]
+fn what_never_returns_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let host = Host::new(&path);
+    let mut linker = Linker::new(&host.engine);
+    linker.func_wrap("host", "add", |x: i32| x + 1).unwrap();
+    linker.func_wrap("host", "fail", || ()).unwrap();
+    linker
+        .func_wrap_async("host", "sleep", |_: Caller<'_, ()>, (ms,): (i32,)| {
+            Box::new(tokio::time::sleep(Duration::from_millis(ms as u64)))
+        })
+        .unwrap();
+    host.scope.observe_linker(&linker, Store::new(&host.engine, ()));
+    let (guest, blocks) = (host.load("waits"), host.load("blocks"));
+    let call = async |guest: &Loaded<Module>, ms: i32| {
+        let mut store = Store::new(&host.engine, ());
+        let instance = linker.instantiate_async(&mut store, guest).await?;
+        let sleep = instance.get_typed_func::<i32, ()>(&mut store, "sleep")?;
+        guest.workload().call_async(sleep.call_async(&mut store, ms)).await
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    std::thread::scope(|threads| {
+        // A function that blocks its thread, until the end of the test.
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let released = std::sync::Mutex::new(released);
+        let mut blocking = self::linker(&host.engine);
+        blocking.allow_shadowing(true);
+        let wait = move |_: i32| assert!(released.lock().unwrap().recv().is_err());
+        blocking.func_wrap("host", "sleep", wait).unwrap();
+        host.scope.observe_linker(&blocking, Store::new(&host.engine, ()));
+        let (host, blocks) = (&host, &blocks);
+        threads.spawn(move || host.call(blocks, &blocking, "sleep", 0));
+        runtime.block_on(async {
+            call(&guest, 20).await.unwrap();
+            let cancelled = tokio::time::timeout(Duration::from_millis(50), call(&guest, 3_600_000)).await;
+            assert!(cancelled.is_err());
+            let endless = tokio::time::timeout(Duration::from_secs(5), call(&guest, 3_600_000));
+            let mut endless = std::pin::pin!(endless);
+            let _ = tokio::time::timeout(Duration::from_millis(3500), &mut endless).await;
+            host.scope.shutdown();
+        });
+        drop(release);
+    });
+    let recording = Recording::open(&path).unwrap();
+    let mut blocked: Vec<(&str, &str, Vec<u32>)> = recording
+        .blocked()
+        .iter()
+        .map(|call| {
+            assert!((1.0..60.0).contains(&(call.since_ns as f64 / 1e9)), "{} ns", call.since_ns);
+            let functions = call.stack.iter().map(|frame| frame.function).collect();
+            (call.workload.as_str(), call.name.as_str(), functions)
+        })
+        .collect();
+    blocked.sort();
+    let want = |workload| (workload, "host#sleep", vec![5, 6]);
+    assert_eq!(blocked, [want("blocks"), want("waits")]);
+    assert_eq!(
+        (count(&recording, "waits", "host#sleep", "ok"), count(&recording, "waits", "host#sleep", "error")),
+        (2.0, 1.0)
+    );
+    let gauge = figure_of(&recording, Metric::HostCallsBlocked, "waits");
+    assert_eq!(gauge, 1.0);
+}
+
+fn figure_of(recording: &Recording, metric: Metric, workload: &str) -> f64 {
+    let of = |id: &WorkloadId| &*id.name == workload;
+    let mut streams = recording.metrics().iter().map(|stream| &stream.point);
+    let point = streams.find(|point| point.name == metric.name() && point.workload.as_ref().is_some_and(of));
+    match point.map(|point| &point.value) {
+        Some(PointValue::Gauge(value) | PointValue::Counter(value)) => *value,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What the embedder names itself is counted for the guest that it is called for.
+#[test]
+fn named_functions_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let scope = Sandscope::builder().hz(0.0).record(&path).build().unwrap();
+    let mut config = Config::new();
+    scope.configure(&mut config);
+    let engine = Engine::new(&config).unwrap();
+    let component = r#"(component
+        (import "get" (func $get (param "key" u32) (result u32)))
+        (core func $lowered (canon lower (func $get)))
+        (core module $m
+            (import "host" "get" (func $get (param i32) (result i32)))
+            (func (export "run") (result i32) (call $get (call $get (i32.const 1)))))
+        (core instance $i (instantiate $m (with "host" (instance (export "get" (func $lowered))))))
+        (func (export "run") (result u32) (canon lift (core func $i "run"))))"#;
+    let wasm = wat::parse_str(component).unwrap();
+    let guest = scope.load_component(&engine, &wasm, &WorkloadId::new("named", "1"), "named").unwrap();
+    let mut linker = wasmtime::component::Linker::<()>::new(&engine);
+    let get = HostFunction::named("my:cache/store#get");
+    linker.root().func_wrap("get", move |_, (key,): (u32,)| get.call(|| Ok((key + 1,)))).unwrap();
+    let mut store = Store::new(&engine, ());
+    let instance = linker.instantiate(&mut store, &guest).unwrap();
+    let run = instance.get_typed_func::<(), (u32,)>(&mut store, "run").unwrap();
+    assert_eq!(guest.workload().call(|| run.call(&mut store, ())).unwrap(), (3,));
+    scope.shutdown();
+    assert_eq!(count(&Recording::open(&path).unwrap(), "named", "my:cache/store#get", "ok"), 2.0);
 }

@@ -92,6 +92,10 @@ metrics! {
     /// Duration of calls of host functions, by `wasm.host_call.name`; of functions that take less than a
     /// hundredth of a millisecond one call in many is timed and stands for the others.
     HostCallDuration = "wasm.host_call.duration", Histogram, "s";
+    /// Calls of host functions that have been running for a second or more.
+    HostCallsBlocked = "wasm.host_call.blocked", UpDownCounter, "{call}";
+    /// How long the longest of them has been running.
+    HostCallOldest = "wasm.host_call.oldest", Gauge, "s";
     /// Traps, by `wasm.trap.code`.
     Traps = "wasm.traps", Counter, "{trap}";
     /// CPU time of guest code and of the host code that it called, estimated from samples.

@@ -22,6 +22,7 @@ pub struct Document {
     pub locks: Vec<Lock>,
     pub gc: Vec<Gc>,
     pub host_calls: Vec<HostCall>,
+    pub blocked: Vec<Blocked>,
     pub cold_starts: Vec<ColdStart>,
     pub traps: Vec<Trap>,
     /// Sentences on what limits the answers: debug info that is missing or unfit.
@@ -172,6 +173,17 @@ pub struct HostCall {
     /// Where `count` is `null`: CPU time, estimated from samples.
     pub time_s: f64,
     pub samples: u64,
+    pub workload: String,
+}
+
+/// A call of a host function that had not returned when the recording ended.
+#[derive(Debug, Serialize)]
+pub struct Blocked {
+    pub name: String,
+    /// Seconds that it had been running.
+    pub since_s: f64,
+    /// Where the guest called it: `function (file:line)`, innermost first.
+    pub stack: Vec<String>,
     pub workload: String,
 }
 

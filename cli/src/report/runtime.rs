@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use sandscope_model::{Frame, ModuleId, SampleKind, SourceFrame, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::PointValue;
-use sandscope_proto::recording::{AllocationSite, Heap, Lock as WireLock, TrapFrame};
+use sandscope_proto::recording::{AllocationSite, BlockedCall, Heap, Lock as WireLock, TrapFrame};
 use sandscope_recording::{MetricStream, Recording};
 
 use super::build::{describe, number, only_module, streams};
-use super::json::{Allocation, Gc, HostCall, Lock, Stack};
+use super::json::{Allocation, Blocked, Gc, HostCall, Lock, Stack};
 use super::symbols::Symbols;
 
 /// One entry per workload whose stack was seen: the exact mark where there is one, else the samples'.
@@ -144,6 +144,17 @@ pub(super) fn host_calls(recording: &Recording, top: usize) -> Vec<HostCall> {
     all.sort_by(|a, b| b.time_s.total_cmp(&a.time_s));
     all.truncate(top);
     all
+}
+
+/// Calls that had not returned at the end, longest first.
+pub(super) fn blocked(recording: &Recording, symbols: &Symbols) -> Vec<Blocked> {
+    let one = |call: &BlockedCall| Blocked {
+        name: call.name.clone(),
+        since_s: call.since_ns as f64 / 1e9,
+        stack: call.stack.iter().flat_map(|frame| describe_frame(frame, symbols)).collect(),
+        workload: call.workload.clone(),
+    };
+    recording.blocked().iter().map(one).collect()
 }
 
 /// One entry per workload and collector that stalled a guest.

@@ -245,7 +245,7 @@ impl Settled {
     }
 }
 
-fn frame(codes: &CodeView, instruction: u64) -> Option<TrapFrame> {
+pub(super) fn frame(codes: &CodeView, instruction: u64) -> Option<TrapFrame> {
     codes.place(instruction).map(|(code, place)| TrapFrame {
         module_id: code.id.as_str().to_owned(),
         offset: place.offset,

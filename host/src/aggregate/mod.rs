@@ -8,6 +8,7 @@
 //! commands (loaded code, traps, stop) ----------^
 //! ```
 
+mod blocked;
 mod fold;
 mod heap;
 mod locks;
@@ -40,6 +41,7 @@ use crate::span::SpanRecord;
 use crate::trap::TrapReport;
 use crate::{agent, debug_info, facade, sampler};
 
+use blocked::Blocked;
 pub(crate) use fold::Settled;
 use fold::{Pending, RawFold};
 use heap::Heap;
@@ -131,6 +133,7 @@ pub(crate) fn start(
                     pending: Pending::default(),
                     locks: Locks::default(),
                     heap: Heap::default(),
+                    blocked: Blocked::default(),
                     spans: Spans::new(ended, wanted),
                     traps: TrapLog::default(),
                     waiting: Vec::new(),
@@ -171,6 +174,7 @@ struct Aggregator {
     pending: Pending,
     locks: Locks,
     heap: Heap,
+    blocked: Blocked,
     spans: Spans,
     traps: TrapLog,
     /// Retired code that a handler might still have been reading at the last settling.
@@ -190,6 +194,8 @@ impl Aggregator {
     async fn run(&mut self, mut inbox: mpsc::Receiver<Command>) {
         let mut drain = interval(DRAIN);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(blocked::LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_record = Instant::now() + RECORD;
         let mut next_export = Instant::now() + self.settings.interval;
         loop {
@@ -209,6 +215,7 @@ impl Aggregator {
                         break;
                     }
                 }
+                _ = look.tick() => self.blocked.look(self.shared.scope, &self.shared.codes),
                 () = sleep_until(next_record), if self.recorder.is_some() => {
                     next_record = Instant::now() + RECORD;
                     self.settle();
@@ -341,6 +348,7 @@ impl Aggregator {
         let lost = self.shared.lost_spans.load(Ordering::Relaxed);
         self.spans.points(&all, lost, now, &mut points);
         self.shared.pools.points(&mut points);
+        self.blocked.points(&all, &mut points);
         let counter = |n: u64| PointValue::Counter(n as f64);
         points.push(
             Point::of(Metric::SamplesDropped, None, counter(self.dropped)).with(attribute::REASON, "no_room"),
@@ -405,6 +413,9 @@ impl Aggregator {
             if let Some(figures) = self.shared.all_figures().get(ordinal as usize) {
                 recorder.heap(figures.id(), sites, live_known);
             }
+        }
+        if let Some(calls) = self.blocked.changed(&self.shared.all_figures()) {
+            recorder.blocked(calls);
         }
         recorder.cold_starts(end);
         recorder.flush();

@@ -13,8 +13,9 @@ use std::sync::{Mutex, PoisonError};
 
 use wasmtime_environ::{HostPtr, PtrSize, VM_ARRAY_CALL_HOST_FUNC_MAGIC};
 
-use super::Doubt;
+use super::layout::{InstanceContext, StoreContext};
 use super::maps::{self, Mapping};
+use super::{Doubt, ExitFrame};
 
 /// What compiled code calls: the callee's context, the caller's, arguments and results, and how many there is
 /// room for. False if it failed, with the reason kept by the engine; nothing unwinds out of it.
@@ -104,11 +105,21 @@ impl Memory {
     }
 
     /// A word, if it is mapped.
-    fn word(&self, address: usize) -> Option<usize> {
+    pub(crate) fn word(&self, address: usize) -> Option<usize> {
         let mut word = [0; size_of::<usize>()];
         self.0.read_exact_at(&mut word, address as u64).ok()?;
         Some(usize::from_ne_bytes(word))
     }
+}
+
+/// Where the guest with this context was left for the host.
+///
+/// # Safety
+/// `caller` is what compiled code passed to a host function that did not return yet.
+pub(crate) unsafe fn exit_of(caller: usize) -> Option<ExitFrame> {
+    let store: StoreContext = InstanceContext::passed(caller).store();
+    // SAFETY: the store runs on this thread, up the stack.
+    unsafe { store.exit() }
 }
 
 /// # Safety

@@ -23,8 +23,8 @@ mod probe;
 use std::sync::OnceLock;
 
 pub(crate) use array::{Builtin, original, testing};
-pub(crate) use callee::{ArrayCall, Callee, Memory};
-pub(crate) use layout::{GcHeap, StoreContext};
+pub(crate) use callee::{ArrayCall, Callee, Memory, exit_of};
+pub(crate) use layout::{ExitFrame, GcHeap, StoreContext};
 pub(crate) use probe::stack_limit;
 
 /// What of the engine's insides can be used.

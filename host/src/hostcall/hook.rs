@@ -5,7 +5,7 @@ use std::mem::transmute;
 use super::figures::Function;
 use super::table::TABLE;
 use crate::clock::Moment;
-use crate::engine::ArrayCall;
+use crate::engine::{ArrayCall, exit_of};
 use crate::hooks::{ALWAYS_NS, chosen};
 use crate::sampler::{self, Kind};
 use crate::workload::Figures;
@@ -23,12 +23,15 @@ pub(super) unsafe extern "C" fn host_call(
     let (original, number) = TABLE.find(callee);
     // SAFETY: what the engine put where this function stands now, which has this signature.
     let original: ArrayCall = unsafe { transmute(original) };
+    // SAFETY: the context of the guest that is calling.
+    let before = sampler::calling(number, unsafe { exit_of(caller) });
     let timed = begin(number);
     // SAFETY: the arguments that compiled code passed, unchanged.
     let returned = unsafe { original(callee, caller, arguments, length) };
     if timed.is_some() || !returned {
         ended(number, timed, returned);
     }
+    sampler::swap(before);
     returned
 }
 

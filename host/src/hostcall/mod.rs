@@ -22,8 +22,10 @@
 mod figures;
 mod hook;
 mod link;
+mod named;
 mod names;
 mod table;
 
 pub(crate) use figures::HostCalls;
+pub use named::HostFunction;
 pub(crate) use names::{NONE, name};

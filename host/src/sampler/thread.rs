@@ -8,6 +8,7 @@ use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+use super::flight::{Note, NoteCell};
 use super::ring::{Drained, Kind, Label, Record, Ring};
 use super::table::{TEXT, TextTable};
 use crate::engine;
@@ -31,6 +32,8 @@ pub(crate) struct ThreadState {
     workload: AtomicU32,
     /// Span id of the active call; 0 for none.
     span: AtomicU64,
+    /// What the guest calls of the host.
+    pub(super) flight: NoteCell,
     /// Written by the thread's signal handler only.
     pub(super) samples: Ring,
     /// Table that the handler is reading.
@@ -195,6 +198,7 @@ fn take_state(scope: u64) -> &'static ThreadState {
             exited: AtomicBool::new(false),
             workload: AtomicU32::new(0),
             span: AtomicU64::new(0),
+            flight: NoteCell::new(),
             samples: Ring::new(SAMPLES),
             hazard: AtomicPtr::new(ptr::null_mut()),
             events: Ring::new(EVENTS),
@@ -205,6 +209,7 @@ fn take_state(scope: u64) -> &'static ThreadState {
         state
     });
     state.exited.store(false, Ordering::Relaxed);
+    state.flight.set(Note::default());
     state.samples.clear();
     state.events.clear();
     state
@@ -336,6 +341,14 @@ pub(crate) fn drain(scope: u64, mut each: impl FnMut(&Drained<'_>)) -> Dropped {
         }
     }
     dropped
+}
+
+/// The workload that is active and the call of the host that is noted, of each thread of a scope.
+pub(super) fn each_of(scope: u64, mut each: impl FnMut(u32, &NoteCell)) {
+    let states = lock(&STATES);
+    for state in states.iter().filter(|state| state.scope.load(Ordering::Acquire) == scope) {
+        each(state.workload.load(Ordering::Relaxed), &state.flight);
+    }
 }
 
 /// Whether some handler is reading `table`.
