@@ -76,10 +76,22 @@ pub struct Identity {
     /// Samples per second of CPU time and thread; 0 takes none.
     #[arg(long, default_value_t = 99.0)]
     pub hz: f64,
+    /// What profiles show besides CPU time: waits (cpu), or all time in host functions too (wall).
+    #[arg(long, value_enum, default_value_t = Clock::Cpu)]
+    pub clock: Clock,
     /// Profile allocations too: the guest is changed before it is compiled, to report about one
     /// allocation in 512 KiB.
     #[arg(long)]
     pub alloc: bool,
+}
+
+/// What profiles show besides CPU time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Clock {
+    /// Waits for locks and the collector, and calls of host functions of a millisecond or more.
+    Cpu,
+    /// The same, and shorter calls of host functions in proportion to their duration.
+    Wall,
 }
 
 /// What the guest is given.

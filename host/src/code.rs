@@ -255,6 +255,11 @@ impl CodeView {
         (pc < range.end as u64).then(|| (index, (pc - range.start as u64) as u32))
     }
 
+    /// Whether an address is one of a guest's code.
+    pub(crate) fn holds(&self, pc: u64) -> bool {
+        self.find(pc).is_some()
+    }
+
     /// Resolves addresses of instructions all at once.
     pub(crate) fn prepare(&self, instructions: impl Iterator<Item = u64>) {
         let mut wanted: Vec<Vec<u32>> = vec![Vec::new(); self.0.len()];

@@ -18,6 +18,9 @@
 //! [`Builder::module_cache`] keeps what was compiled for the next process; [`Sandscope::prepare`] compiles on one
 //! machine what [`Sandscope::load_precompiled_module`] runs on others.
 //!
+//! [`Sandscope::observe_linker`] counts and times the host functions that core guests call, and [`HostFunction`]
+//! those of components.
+//!
 //! Guests run unmodified. Nothing on a guest's thread blocks, allocates or formats for telemetry's sake while
 //! the guest runs; what does not fit is counted.
 
@@ -36,6 +39,7 @@ mod engine;
 mod export;
 mod facade;
 mod hooks;
+mod hostcall;
 mod load;
 mod observed;
 mod pool;
@@ -58,6 +62,7 @@ pub use cache::CacheError;
 pub use call::{CallSpan, Request};
 pub use cold::ColdStart;
 pub use engine::Doubt;
+pub use hostcall::HostFunction;
 pub use load::{Loaded, Workload};
 pub use prepare::Prepared;
 pub use sampler::Unavailable;
@@ -65,7 +70,7 @@ pub use sampler::Unavailable;
 pub use sampler::in_handler;
 pub use sandscope_model::{ModuleId, WorkloadId};
 pub use sandscope_proto::start::{Cache as StartCache, Phase as StartPhase};
-pub use scope::{BuildError, Builder, ENGINE_VERSION, Sandscope, Warning};
+pub use scope::{BuildError, Builder, Clock, ENGINE_VERSION, Sandscope, Warning};
 pub use shape::CoreModule;
 pub use sidecar::{Sidecar, SidecarError};
 pub use span::TraceParent;

@@ -75,6 +75,13 @@ pub enum Warning {
     HostStacks(Doubt),
     /// Waits, collections and who grows memory are not seen.
     Runtime(Doubt),
+    /// Calls of host functions are not counted.
+    HostCalls {
+        /// How many functions of a linker.
+        functions: usize,
+        /// Why, of the last of them.
+        reason: Doubt,
+    },
     /// Another recorder of the `metrics` facade is installed already.
     Facade,
     /// What is not seen of a guest's allocations, and why.
@@ -97,11 +104,25 @@ impl fmt::Display for Warning {
             Self::Sampler(reason) => write!(f, "no samples: {reason}"),
             Self::HostStacks(reason) => write!(f, "samples in host code have no guest stack: {reason}"),
             Self::Runtime(reason) => write!(f, "locks and garbage collection are not seen: {reason}"),
+            Self::HostCalls { functions, reason } => {
+                write!(f, "calls of {functions} host functions are not counted: {reason}")
+            }
             Self::Facade => {
                 f.write_str("metrics of the `metrics` facade do not arrive: another recorder is installed")
             }
         }
     }
+}
+
+/// What profiles show besides CPU time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// Waits: those of guests for memory words and the collector, and calls of host functions of a millisecond
+    /// or more.
+    #[default]
+    Cpu,
+    /// The time of all calls of host functions, the short ones in proportion to their duration.
+    Wall,
 }
 
 /// Settings of an instrumented host. Everything has a default.
@@ -113,6 +134,7 @@ pub struct Builder {
     pub(crate) record: Option<PathBuf>,
     pub(crate) facade: bool,
     pub(crate) alloc: bool,
+    pub(crate) clock: Clock,
     pub(crate) cache: Option<PathBuf>,
     pub(crate) cache_limit: u64,
     pub(crate) on_warning: Box<dyn Fn(&Warning) + Send + Sync>,
@@ -168,6 +190,12 @@ impl Builder {
         self
     }
 
+    /// What profiles show besides CPU time; default [`Clock::Cpu`].
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Keeps compiled modules in this directory, so that they are compiled once per engine version and
     /// settings. It is created for this user alone; one that others can write to is not used, with a
     /// [`Warning`]. Any number of processes may share it. Default none.
@@ -216,6 +244,7 @@ impl Builder {
             codes: CodeRegistry::default(),
             cache,
             alloc: self.alloc && access.builtins.is_none() && access.exit_frames.is_none(),
+            clock: self.clock,
             workloads: Mutex::default(),
             unsampled: AtomicU64::new(0),
             lost_commands: AtomicU64::new(0),
@@ -249,6 +278,7 @@ pub(crate) struct Shared {
     pub(crate) cache: Option<ModuleCache>,
     /// Whether guests are rewritten to report allocations.
     pub(crate) alloc: bool,
+    clock: Clock,
     pub(crate) workloads: Mutex<Vec<Arc<Figures>>>,
     pub(crate) unsampled: AtomicU64,
     pub(crate) lost_commands: AtomicU64,
@@ -277,7 +307,9 @@ impl Shared {
         if let Some(known) = workloads.iter().find(|figures| figures.id() == id) {
             return Arc::clone(known);
         }
-        let figures = Arc::new(Figures::new(id.clone(), workloads.len() as u32));
+        let mut figures = Figures::new(id.clone(), workloads.len() as u32);
+        figures.host_calls.all_in_profile = self.clock == Clock::Wall;
+        let figures = Arc::new(figures);
         workloads.push(Arc::clone(&figures));
         figures
     }
@@ -330,6 +362,7 @@ impl Sandscope {
             record: None,
             facade: false,
             alloc: false,
+            clock: Clock::Cpu,
             cache: None,
             cache_limit: DEFAULT_LIMIT,
             on_warning: Box::new(|_| ()),

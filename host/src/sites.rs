@@ -8,7 +8,7 @@ use wasmparser::{BinaryReaderError, Operator, Parser, Payload, TypeRef};
 /// Most sites that are kept per file; further ones have no name, nor have names beyond 65,536.
 const MAX_SITES: usize = 1 << 22;
 /// Longest name, in bytes.
-const MAX_NAME: usize = 200;
+pub(crate) const MAX_NAME: usize = 200;
 /// Most modules inside each other.
 const MAX_DEPTH: usize = 16;
 
@@ -66,7 +66,7 @@ impl Scan {
                     for import in section.into_imports() {
                         let import = import?;
                         if let TypeRef::Func(_) | TypeRef::FuncExact(_) = import.ty {
-                            imported.push(self.intern(&format!("{}.{}", import.module, import.name)));
+                            imported.push(self.intern(&format!("{}#{}", import.module, import.name)));
                         }
                     }
                 }
@@ -149,9 +149,9 @@ mod tests {
         let sites = Sites::of(&wasm);
         let names: Vec<&str> =
             sites.sites.iter().map(|(_, name)| &*sites.names[usize::from(*name)]).collect();
-        assert_eq!(names, ["host.two", "memory.grow", "host.one"]);
+        assert_eq!(names, ["host#two", "memory.grow", "host#one"]);
         let (first, _) = sites.sites[0];
-        assert_eq!(sites.name(u64::from(first)), Some("host.two"));
+        assert_eq!(sites.name(u64::from(first)), Some("host#two"));
         assert_eq!(sites.name(u64::from(first) + 2), None);
     }
 

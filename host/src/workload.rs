@@ -14,6 +14,7 @@ use crate::span::{Gate, Kept};
 use crate::trap::Places;
 
 use crate::hooks::alloc::{self, InstanceKey};
+use crate::hostcall::HostCalls;
 use crate::rewrite::Rewritten;
 use crate::runtime::Runtime;
 
@@ -86,6 +87,8 @@ pub struct Figures {
     refused: AtomicU64,
     instances: AtomicI64,
     threads: AtomicI64,
+    /// What it called of the host.
+    pub(crate) host_calls: HostCalls,
     /// What the engine's runtime did.
     pub(crate) runtime: Runtime,
     /// Written by the aggregator.
@@ -114,6 +117,7 @@ impl Figures {
             refused: AtomicU64::new(0),
             instances: AtomicI64::new(0),
             threads: AtomicI64::new(0),
+            host_calls: HostCalls::default(),
             runtime: Runtime::default(),
             samples: AtomicU64::new(0),
             cpu_ns: AtomicU64::new(0),
@@ -251,11 +255,13 @@ impl Figures {
         if self.memory_limit.load(Relaxed) > 0 {
             out.push(point(Metric::MemoryLimit, gauge(&self.memory_limit)));
         }
-        self.runtime.points(|metric, value, attributes| {
+        let mut push = |metric, value, attributes: &[(&'static str, &str)]| {
             let point =
                 attributes.iter().fold(point(metric, value), |point, (key, value)| point.with(key, *value));
             out.push(point);
-        });
+        };
+        self.runtime.points(&mut push);
+        self.host_calls.points(&mut push);
         out.push(point(Metric::InstanceCount, gauge(&self.instances)));
         out.push(point(Metric::ThreadCount, gauge(&self.threads)));
         out.push(point(Metric::Samples, PointValue::Counter(self.samples.load(Relaxed) as f64)));

@@ -113,7 +113,7 @@ fn host_time_is_named() {
     let leaves = host_leaves(&path, SampleKind::Cpu);
     let all: u64 = leaves.iter().map(|(.., value)| value).sum();
     let named: u64 =
-        leaves.iter().filter(|leaf| leaf.0 == "host.spin" && leaf.1 == 2).map(|leaf| leaf.2).sum();
+        leaves.iter().filter(|leaf| leaf.0 == "host#spin" && leaf.1 == 2).map(|leaf| leaf.2).sum();
     assert!(all > 0 && named as f64 / all as f64 > 0.9, "{leaves:?}");
 }
 

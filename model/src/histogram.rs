@@ -162,6 +162,8 @@ const OCTAVES: usize = 42;
 /// Ticks are 2^-30 s, so that its bounds are bounds of [`ExpHistogram`] in seconds.
 pub struct AtomicHistogram {
     buckets: Box<[AtomicU64]>,
+    /// Halvings of the resolution.
+    coarser: u32,
     zeros: AtomicU64,
     sum_ns: AtomicU64,
     max_ns: AtomicU64,
@@ -169,8 +171,20 @@ pub struct AtomicHistogram {
 
 impl Default for AtomicHistogram {
     fn default() -> Self {
+        Self::with_resolution(0)
+    }
+}
+
+impl AtomicHistogram {
+    /// A histogram of a quarter of the size: a bucket is 19 % wide. For what there are many of.
+    pub fn coarse() -> Self {
+        Self::with_resolution(2)
+    }
+
+    fn with_resolution(coarser: u32) -> Self {
         Self {
-            buckets: (0..OCTAVES * SUB).map(|_| AtomicU64::new(0)).collect(),
+            buckets: (0..(OCTAVES * SUB) >> coarser).map(|_| AtomicU64::new(0)).collect(),
+            coarser,
             zeros: AtomicU64::new(0),
             sum_ns: AtomicU64::new(0),
             max_ns: AtomicU64::new(0),
@@ -181,13 +195,18 @@ impl Default for AtomicHistogram {
 impl AtomicHistogram {
     /// Records a duration in nanoseconds.
     pub fn record_ns(&self, ns: u64) {
-        self.sum_ns.fetch_add(ns, Relaxed);
+        self.record_times(ns, 1);
+    }
+
+    /// Records a duration in nanoseconds that stands for so many.
+    pub fn record_times(&self, ns: u64, times: u64) {
+        self.sum_ns.fetch_add(ns.saturating_mul(times), Relaxed);
         if ns > self.max_ns.load(Relaxed) {
             self.max_ns.fetch_max(ns, Relaxed);
         }
         match bucket_of(ns) {
-            Some(index) => self.buckets[index].fetch_add(1, Relaxed),
-            None => self.zeros.fetch_add(1, Relaxed),
+            Some(index) => self.buckets[index >> self.coarser].fetch_add(times, Relaxed),
+            None => self.zeros.fetch_add(times, Relaxed),
         };
     }
 
@@ -201,8 +220,8 @@ impl AtomicHistogram {
         let buckets: Vec<u64> = self.buckets.iter().map(|b| b.load(Relaxed)).collect();
         let zeros = self.zeros.load(Relaxed);
         let mut out = ExpHistogram {
-            scale: SCALE as i32,
-            offset: -30 * SUB as i32,
+            scale: (SCALE - self.coarser) as i32,
+            offset: (-30 * SUB as i32) >> self.coarser,
             count: zeros + buckets.iter().sum::<u64>(),
             buckets,
             zeros,
@@ -316,6 +335,21 @@ mod tests {
             let low = (f64::from(histogram.offset) / SUB as f64).exp2();
             let high = (f64::from(histogram.offset + 1) / SUB as f64).exp2();
             prop_assert!(low * (1.0 - 1e-4) <= seconds && seconds <= high * (1.0 + 1e-4), "{low} {seconds} {high}");
+        }
+
+        /// The coarse form is what the fine one becomes by downscaling, and weights are repetitions.
+        #[test]
+        fn coarse_is_downscaled(values in prop::collection::vec((2u64..1_000_000_000_000, 1u64..5), 1..50)) {
+            let (fine, coarse) = (AtomicHistogram::default(), AtomicHistogram::coarse());
+            for (ns, times) in values {
+                (0..times).for_each(|_| fine.record_ns(ns));
+                coarse.record_times(ns, times);
+            }
+            let (mut fine, coarse) = (fine.snapshot(), coarse.snapshot());
+            fine.downscale((fine.scale - coarse.scale) as u32);
+            fine.shrink();
+            prop_assert_eq!((fine.offset, fine.count, fine.zeros), (coarse.offset, coarse.count, coarse.zeros));
+            prop_assert_eq!(fine.buckets, coarse.buckets);
         }
 
         /// Merging histograms of parts equals the histogram of everything, whatever the spread.

@@ -87,6 +87,15 @@ metrics! {
     CallQueueDuration = "wasm.call.queue.duration", Histogram, "s";
     /// Calls that were turned away because too many ran and waited.
     CallsRefused = "wasm.call.refused", Counter, "{call}";
+    /// Calls of host functions, by `wasm.host_call.name` and `outcome` (ok, error).
+    HostCalls = "wasm.host_calls", Counter, "{call}";
+    /// Duration of calls of host functions, by `wasm.host_call.name`; of functions that take less than a
+    /// hundredth of a millisecond one call in many is timed and stands for the others.
+    HostCallDuration = "wasm.host_call.duration", Histogram, "s";
+    /// Calls of host functions that have been running for a second or more.
+    HostCallsBlocked = "wasm.host_call.blocked", UpDownCounter, "{call}";
+    /// How long the longest of them has been running.
+    HostCallOldest = "wasm.host_call.oldest", Gauge, "s";
     /// Traps, by `wasm.trap.code`.
     Traps = "wasm.traps", Counter, "{trap}";
     /// CPU time of guest code and of the host code that it called, estimated from samples.
@@ -128,8 +137,11 @@ pub mod attribute {
     pub const WORKLOAD_VERSION: &str = "wasm.workload.version";
     /// Trap code, as the engine names it in snake case.
     pub const TRAP_CODE: &str = "wasm.trap.code";
-    /// `ok`, `error` or `trap` of a call; `ok` or `failed` of an export.
+    /// `ok`, `error` or `trap` of a call; `ok` or `error` of a host call; `ok` or `failed` of an export.
     pub const OUTCOME: &str = "outcome";
+    /// Host function: module and name of the import with `#` between them, or what the embedder calls it;
+    /// `other` for those beyond 50 of a workload.
+    pub const HOST_CALL_NAME: &str = "wasm.host_call.name";
     /// `ok` or `refused` of a growth.
     pub const GROW_OUTCOME: &str = "wasm.memory.grow.outcome";
     /// How a wait ended: `woken`, `timed_out`; whether it blocked: `blocked`, `changed`.

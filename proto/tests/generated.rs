@@ -12,6 +12,7 @@ fn generated_code_is_up_to_date() {
         "recording/v1/coldstart",
         "recording/v1/contention",
         "recording/v1/heap",
+        "recording/v1/blocked",
         "module/v1/sidecar",
     ]
     .map(|name| format!("sandscope/{name}.proto"));

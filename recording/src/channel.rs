@@ -18,11 +18,12 @@ pub(crate) enum Topic {
     ColdStarts,
     Spans,
     Heap,
+    Blocked,
     Samples,
 }
 
 impl Topic {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Modules,
         Self::Metrics,
         Self::Traps,
@@ -30,6 +31,7 @@ impl Topic {
         Self::Locks,
         Self::Spans,
         Self::Heap,
+        Self::Blocked,
         Self::Samples,
     ];
 
@@ -43,6 +45,7 @@ impl Topic {
             Self::ColdStarts => "cold_starts",
             Self::Spans => "spans",
             Self::Heap => "heap",
+            Self::Blocked => "blocked",
             Self::Samples => "samples",
         }
     }
@@ -61,6 +64,7 @@ impl Topic {
             Self::Locks => 5,
             Self::Spans => 6,
             Self::Heap => 7,
+            Self::Blocked => 8,
             Self::Samples => FIRST_STREAM,
         }
     }
@@ -82,6 +86,7 @@ impl Topic {
                 (2, name, OTLP_DESCRIPTORS)
             }
             Self::Heap => (8, "sandscope.recording.v1.Heap", DESCRIPTORS),
+            Self::Blocked => (9, "sandscope.recording.v1.Blocked", DESCRIPTORS),
             Self::Locks => (6, "sandscope.recording.v1.Locks", DESCRIPTORS),
             Self::Traps => (3, "sandscope.recording.v1.Trap", DESCRIPTORS),
             Self::Samples => (4, "sandscope.recording.v1.Samples", DESCRIPTORS),

@@ -19,6 +19,7 @@ use crate::samples::SampleFold;
 const MAX_MODULES: usize = 10_000;
 const MAX_TRAPS: usize = 1000;
 const MAX_STARTS: usize = 10_000;
+const MAX_BLOCKED: usize = 1000;
 
 /// Longest name that is taken from a file, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -73,6 +74,8 @@ pub(crate) struct Fold {
     pub locks: Vec<wire::Locks>,
     /// The last message of each workload.
     pub heaps: Vec<wire::Heap>,
+    /// Those of the last message.
+    pub blocked: Vec<wire::BlockedCall>,
     pub cold_starts: Vec<wire::ColdStart>,
     pub spans: u64,
     pub lost: Lost,
@@ -165,6 +168,14 @@ impl Fold {
                     return None;
                 }
                 self.heaps.push(heap);
+            }
+            Topic::Blocked => {
+                let blocked = wire::Blocked::decode(message.data).ok()?;
+                if blocked.version > stacks::VERSION {
+                    return None;
+                }
+                self.blocked = blocked.calls;
+                self.blocked.truncate(MAX_BLOCKED);
             }
             Topic::ColdStarts => {
                 let cold = wire::ColdStart::decode(message.data).ok()?;

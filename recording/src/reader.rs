@@ -12,7 +12,7 @@ use sandscope_model::units::bytes as human_bytes;
 use sandscope_model::{ModuleId, WorkloadId};
 use sandscope_proto::MAX_DEBUG_INFO;
 use sandscope_proto::otlp::{MetricBatch, SpanBatch};
-use sandscope_proto::recording::{ColdStart, Heap, Locks, Trap};
+use sandscope_proto::recording::{BlockedCall, ColdStart, Heap, Locks, Trap};
 
 use crate::channel::{PROFILE, Topic, attachment_id};
 use crate::fold::{Fold, Lost, Message, for_each_message, metric_batches, span_batches};
@@ -44,6 +44,7 @@ pub struct Recording {
     traps: Vec<Trap>,
     locks: Vec<Locks>,
     heaps: Vec<Heap>,
+    blocked: Vec<BlockedCall>,
     cold_starts: Vec<ColdStart>,
     spans: u64,
     /// Place and size of debug info.
@@ -85,6 +86,7 @@ impl Recording {
             traps: fold.traps,
             locks: fold.locks,
             heaps: fold.heaps,
+            blocked: fold.blocked,
             cold_starts: fold.cold_starts,
             spans: fold.spans,
             debug,
@@ -150,6 +152,11 @@ impl Recording {
     /// Where guests allocated and what they held, per workload.
     pub fn heaps(&self) -> &[Heap] {
         &self.heaps
+    }
+
+    /// The calls of host functions that had not returned at the end, longest first.
+    pub fn blocked(&self) -> &[BlockedCall] {
+        &self.blocked
     }
 
     /// Where guests waited for each other, per workload.

@@ -243,6 +243,14 @@ impl Writer {
         self.message(Topic::Heap.channel(), time_unix_nano, heap)
     }
 
+    /// Adds the calls of host functions that do not return; they replace those that were added before.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn blocked(&mut self, blocked: &wire::Blocked, time_unix_nano: u64) -> Result<(), WriteError> {
+        self.message(Topic::Blocked.channel(), time_unix_nano, blocked)
+    }
+
     /// Adds a cold start.
     ///
     /// # Errors

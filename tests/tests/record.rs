@@ -138,3 +138,33 @@ fn resvg_is_named_and_unchanged() {
     });
     assert!(own.count() > 0, "{functions:#?}");
 }
+
+/// Calls of WASI are counted by name, and the guest's output is its own.
+#[test]
+fn host_calls_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wat, path) = (dir.path().join("hello.wat"), dir.path().join("r.mcap"));
+    std::fs::write(
+        &wat,
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write"
+                (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\08\00\00\00\03\00\00\00hi\n")
+            (func (export "_start") (local $n i32)
+                (local.set $n (i32.const 25))
+                (loop $again
+                    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 64)))
+                    (br_if $again (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))))"#,
+    )
+    .unwrap();
+    let run = output(&["run", "--record", path.to_str().unwrap(), wat.to_str().unwrap()]);
+    assert!(run.status.success(), "{}", stderr(&run));
+    assert_eq!(stdout(&run), "hi\n".repeat(25));
+    let report = report(&path);
+    let calls = report["host_calls"].as_array().unwrap();
+    assert_eq!(calls.len(), 1, "{calls:#?}");
+    assert_eq!(calls[0]["name"], "wasi_snapshot_preview1#fd_write");
+    assert_eq!((&calls[0]["count"], &calls[0]["errors"]), (&25.into(), &0.into()));
+    assert!(calls[0]["time_s"].as_f64().unwrap() > 0.0);
+}

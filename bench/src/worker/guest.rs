@@ -113,6 +113,9 @@ impl Guest {
         })
         .map_err(plain)?;
         linker.func_wrap("bench", "tick", |x: i32| x).map_err(plain)?;
+        if let Some((_, scope)) = &observed {
+            scope.observe_linker(&linker, Store::new(&engine, State { wasi: None, probe: None }));
+        }
         let pre = match workload.call {
             Call::Threads(_) => None,
             _ => Some(linker.instantiate_pre(&module).map_err(plain)?),

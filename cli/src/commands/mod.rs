@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use sandscope_host::Sandscope;
 use sandscope_host::runner::{Grants, Stdio};
 
-use crate::args::{Given, Identity, ModuleCache};
+use crate::args::{Clock, Given, Identity, ModuleCache};
 use crate::problem::{Problem, chain};
 
 /// Starts the instrumented host that the flags describe. Warnings go to stderr, each once.
@@ -23,6 +23,10 @@ pub fn scope(identity: &Identity, cache: &ModuleCache) -> Result<Sandscope, Prob
         .region(&identity.region)
         .hz(identity.hz)
         .allocations(identity.alloc)
+        .clock(match identity.clock {
+            Clock::Cpu => sandscope_host::Clock::Cpu,
+            Clock::Wall => sandscope_host::Clock::Wall,
+        })
         .interval(identity.interval)
         .metrics_facade(true)
         .on_warning(|warning| eprintln!("sandscope: {warning}"));

@@ -55,6 +55,7 @@ pub(super) fn document(recording: &Recording, top: usize) -> Document {
         locks: runtime::locks(recording, &symbols, top),
         gc: runtime::collectors(recording),
         host_calls: runtime::host_calls(recording, top),
+        blocked: runtime::blocked(recording, &symbols),
         cold_starts: starts::cold_starts(recording),
         traps: recording
             .traps()

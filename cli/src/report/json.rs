@@ -22,6 +22,7 @@ pub struct Document {
     pub locks: Vec<Lock>,
     pub gc: Vec<Gc>,
     pub host_calls: Vec<HostCall>,
+    pub blocked: Vec<Blocked>,
     pub cold_starts: Vec<ColdStart>,
     pub traps: Vec<Trap>,
     /// Sentences on what limits the answers: debug info that is missing or unfit.
@@ -159,18 +160,30 @@ pub struct Lock {
     pub workload: String,
 }
 
-/// A host function that guests called, as far as samples saw it.
+/// A host function that guests called.
 #[derive(Debug, Serialize)]
 pub struct HostCall {
     /// Module and name of the import.
     pub name: String,
-    /// Calls; `null` while they are only sampled.
+    /// Calls; `null` where they are only sampled: of components.
     pub count: Option<u64>,
-    /// Calls that failed; `null` while they are only sampled.
+    /// Calls that failed; `null` where they are only sampled.
     pub errors: Option<u64>,
-    /// CPU time in it, estimated from samples.
+    /// Time in it, waiting included; of functions that take microseconds an estimate from a part of the calls.
+    /// Where `count` is `null`: CPU time, estimated from samples.
     pub time_s: f64,
     pub samples: u64,
+    pub workload: String,
+}
+
+/// A call of a host function that had not returned when the recording ended.
+#[derive(Debug, Serialize)]
+pub struct Blocked {
+    pub name: String,
+    /// Seconds that it had been running.
+    pub since_s: f64,
+    /// Where the guest called it: `function (file:line)`, innermost first.
+    pub stack: Vec<String>,
     pub workload: String,
 }
 

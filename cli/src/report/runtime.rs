@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use sandscope_model::{Frame, ModuleId, SampleKind, SourceFrame, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::PointValue;
-use sandscope_proto::recording::{AllocationSite, Heap, Lock as WireLock, TrapFrame};
+use sandscope_proto::recording::{AllocationSite, BlockedCall, Heap, Lock as WireLock, TrapFrame};
 use sandscope_recording::{MetricStream, Recording};
 
 use super::build::{describe, number, only_module, streams};
-use super::json::{Allocation, Gc, HostCall, Lock, Stack};
+use super::json::{Allocation, Blocked, Gc, HostCall, Lock, Stack};
 use super::symbols::Symbols;
 
 /// One entry per workload whose stack was seen: the exact mark where there is one, else the samples'.
@@ -87,34 +87,74 @@ fn describe_frame(frame: &TrapFrame, symbols: &Symbols) -> Vec<String> {
         .unwrap_or_else(|| vec![SourceFrame::by_index(frame.function).function])
 }
 
-/// Parts of the engine that stacks name like host functions.
-const ENGINE: [&str; 3] = ["memory.", "table.", "["];
-
-/// The `top` host functions with most CPU time.
+/// The `top` host functions that took most time: by count where calls were counted, else by samples.
 pub(super) fn host_calls(recording: &Recording, top: usize) -> Vec<HostCall> {
-    let mut all: BTreeMap<(String, String), (u64, u64)> = BTreeMap::new();
+    let mut all: BTreeMap<(String, String), HostCall> = BTreeMap::new();
+    let mut entry = |name: &str, workload: &WorkloadId, change: &mut dyn FnMut(&mut HostCall)| {
+        let workload = workload.name.to_string();
+        let key = (name.to_owned(), workload.clone());
+        change(all.entry(key).or_insert_with(|| HostCall {
+            name: name.to_owned(),
+            count: None,
+            errors: None,
+            time_s: 0.0,
+            samples: 0,
+            workload,
+        }));
+    };
     for recorded in recording.profiles().iter().filter(|recorded| recorded.kind == SampleKind::Cpu) {
         for (stack, weight) in recorded.profile.iter() {
             let leaf = stack.first().and_then(|&frame| recorded.profile.frames.get(frame as usize));
             let Some(Frame::Host(name)) = leaf else { continue };
-            if name.contains('.') && !ENGINE.iter().any(|engine| name.starts_with(engine)) {
-                let sums = all.entry((name.to_string(), recorded.workload.name.to_string())).or_default();
-                *sums = (sums.0 + weight.value, sums.1 + weight.samples);
+            // Parts of the engine have names too, without the mark between module and function.
+            if name.contains('#') {
+                entry(name, &recorded.workload, &mut |call| {
+                    call.time_s += weight.value as f64 / 1e9;
+                    call.samples += weight.samples;
+                });
             }
         }
     }
-    let mut all: Vec<_> = all.into_iter().collect();
-    all.sort_by_key(|(_, sums)| std::cmp::Reverse(*sums));
-    all.truncate(top);
-    let one = |((name, workload), (ns, samples))| HostCall {
-        name,
-        count: None,
-        errors: None,
-        time_s: ns as f64 / 1e9,
-        samples,
-        workload,
+    let named = |metric| {
+        streams(recording, metric).filter_map(|stream| {
+            Some((
+                stream,
+                stream.point.attribute(attribute::HOST_CALL_NAME)?,
+                stream.point.workload.as_ref()?,
+            ))
+        })
     };
-    all.into_iter().map(one).collect()
+    for (stream, name, workload) in named(Metric::HostCalls) {
+        let count = number(&stream.point).unwrap_or(0.0) as u64;
+        let failed = stream.point.attribute(attribute::OUTCOME) == Some("error");
+        entry(name, workload, &mut |call| {
+            if call.count.is_none() {
+                // Of what is counted the time is known as well, whether it was CPU time or not.
+                call.time_s = 0.0;
+            }
+            *call.count.get_or_insert(0) += count;
+            *call.errors.get_or_insert(0) += if failed { count } else { 0 };
+        });
+    }
+    for (stream, name, workload) in named(Metric::HostCallDuration) {
+        let PointValue::Histogram(durations) = &stream.point.value else { continue };
+        entry(name, workload, &mut |call| call.time_s += durations.sum);
+    }
+    let mut all: Vec<HostCall> = all.into_values().collect();
+    all.sort_by(|a, b| b.time_s.total_cmp(&a.time_s));
+    all.truncate(top);
+    all
+}
+
+/// Calls that had not returned at the end, longest first.
+pub(super) fn blocked(recording: &Recording, symbols: &Symbols) -> Vec<Blocked> {
+    let one = |call: &BlockedCall| Blocked {
+        name: call.name.clone(),
+        since_s: call.since_ns as f64 / 1e9,
+        stack: call.stack.iter().flat_map(|frame| describe_frame(frame, symbols)).collect(),
+        workload: call.workload.clone(),
+    };
+    recording.blocked().iter().map(one).collect()
 }
 
 /// One entry per workload and collector that stalled a guest.

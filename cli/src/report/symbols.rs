@@ -29,9 +29,10 @@ impl Symbols {
         }
         let locks = recording.locks().iter().flat_map(|locks| &locks.locks);
         let waits = locks.flat_map(|lock| lock.stack.iter().chain(&lock.notifier));
+        let blocked = recording.blocked().iter().flat_map(|call| &call.stack);
         let sites = recording.heaps().iter().flat_map(|heap| &heap.sites).flat_map(|site| &site.stack);
         let traps = recording.traps().iter().flat_map(|trap| &trap.frames);
-        for frame in traps.chain(waits).chain(sites) {
+        for frame in traps.chain(waits).chain(sites).chain(blocked) {
             if let Some(module) = ModuleId::parse(&frame.module_id) {
                 places.entry(module).or_default().insert(frame.offset);
             }

@@ -180,6 +180,7 @@ fn nothing_recorded_is_null_or_empty() {
         "locks",
         "gc",
         "host_calls",
+        "blocked",
         "cold_starts",
         "traps",
     ] {

@@ -8,7 +8,8 @@ use sandscope_model::text::visible;
 use sandscope_model::units;
 
 use super::json::{
-    Allocation, ColdStart, Counts, Document, Function, Gc, Lock, Memory, Stack, Trap, TrapFrame,
+    Allocation, Blocked, ColdStart, Counts, Document, Function, Gc, HostCall, Lock, Memory, Stack, Trap,
+    TrapFrame,
 };
 
 /// Places of a trap's stack that are printed at each end of it.
@@ -29,6 +30,8 @@ const SITES: usize = 5;
 const LIBRARY: [&str; 2] = ["rust/library/", "libcxx/include"];
 /// Locks that are told of.
 const LOCKS: usize = 3;
+/// Host functions that are told of.
+const CALLS: usize = 5;
 /// Frames of a lock's stack that are told of.
 const LOCK_FRAMES: usize = 6;
 
@@ -62,6 +65,8 @@ fn write(out: &mut String, name: &str, document: &Document) -> std::fmt::Result 
     document.gc.iter().try_for_each(|gc| one_gc(out, gc))?;
     document.allocations.iter().take(SITES).try_for_each(|site| one_site(out, site))?;
     document.locks.iter().take(LOCKS).try_for_each(|lock| one_lock(out, lock))?;
+    document.blocked.iter().take(CALLS).try_for_each(|call| one_blocked(out, call))?;
+    document.host_calls.iter().take(CALLS).try_for_each(|call| one_call(out, call))?;
     document.cold_starts.iter().take(STARTS).try_for_each(|start| one_start(out, start))?;
     if let Some(more) = document.cold_starts.len().checked_sub(STARTS + 1) {
         writeln!(out, "and {} more starts: `--json` lists them", more + 1)?;
@@ -248,6 +253,27 @@ fn one_site(out: &mut String, site: &Allocation) -> std::fmt::Result {
     )?;
     let own = site.stack.iter().filter(|frame| LIBRARY.iter().all(|library| !frame.contains(library)));
     own.take(LOCK_FRAMES).try_for_each(|frame| writeln!(out, "    {}", visible(frame)))
+}
+
+fn one_blocked(out: &mut String, call: &Blocked) -> std::fmt::Result {
+    let (name, workload) = (visible(&call.name), visible(&call.workload));
+    writeln!(out, "blocked in {workload}: {name} since {}", units::duration(call.since_s))?;
+    call.stack.iter().take(LOCK_FRAMES).try_for_each(|frame| writeln!(out, "    {}", visible(frame)))
+}
+
+fn one_call(out: &mut String, call: &HostCall) -> std::fmt::Result {
+    let (name, workload) = (visible(&call.name), visible(&call.workload));
+    let time = units::duration(call.time_s);
+    match (call.count, call.errors.filter(|errors| *errors > 0)) {
+        (Some(count), None) => {
+            writeln!(out, "host calls of {workload}: {name} {} times, {time}", units::count(count))
+        }
+        (Some(count), Some(errors)) => {
+            let (count, errors) = (units::count(count), units::count(errors));
+            writeln!(out, "host calls of {workload}: {name} {count} times, {errors} failed, {time}")
+        }
+        (None, _) => writeln!(out, "host calls of {workload}: {name} about {time} of CPU time"),
+    }
 }
 
 fn one_lock(out: &mut String, lock: &Lock) -> std::fmt::Result {

@@ -1,6 +1,7 @@
 //! Folding records: first by program counters, which is cheap, then by offsets once per interval.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sandscope_model::profile::Weight;
 use sandscope_model::{Frame, ModuleId, Profile, SampleKind, WorkloadId};
@@ -10,8 +11,8 @@ use sandscope_proto::recording::TrapFrame;
 use super::heap::{self, Allocation};
 use super::locks::Wait;
 use crate::code::{CodeView, instructions};
-use crate::hooks;
 use crate::sampler::{Drained, Kind};
+use crate::{hooks, hostcall};
 
 /// Distinct stacks that are kept per settling; more fold into `[other]`.
 const MAX_RAW: usize = 65_536;
@@ -54,6 +55,8 @@ struct RawStack {
     /// Whether the guest had left for the host: the leaf is a return address then.
     in_host: bool,
     truncated: bool,
+    /// Number of the host function that was called; without one the call's place in the guest names it.
+    function: u16,
     pcs: Box<[u64]>,
 }
 
@@ -120,7 +123,7 @@ impl RawFold {
         let (kind, weight) = match record.kind {
             Kind::Guest | Kind::Host => (SampleKind::Cpu, Weight { samples: 1, value: record.weight }),
             Kind::Grow => (SampleKind::Wall, Weight { samples: 1, value: record.values[0] }),
-            Kind::Wait | Kind::Collect => {
+            Kind::Wait | Kind::Collect | Kind::Call => {
                 let (_, value) = hooks::stands_for(record.values[0]);
                 (SampleKind::Wall, Weight { samples: 1, value })
             }
@@ -138,7 +141,7 @@ impl RawFold {
                 self.heap.push((record.kind == Kind::Alloc, event()));
             }
             Kind::Wait | Kind::Alloc | Kind::Free => self.dropped += 1,
-            Kind::Guest | Kind::Host | Kind::Collect | Kind::Grow => {}
+            Kind::Guest | Kind::Host | Kind::Collect | Kind::Grow | Kind::Call => {}
         }
         if record.kind == Kind::Free {
             return;
@@ -149,6 +152,7 @@ impl RawFold {
             kind,
             in_host: record.kind != Kind::Guest,
             truncated: record.truncated,
+            function: if record.kind == Kind::Call { record.values[1] as u16 } else { hostcall::NONE },
             pcs: record.pcs.into(),
         };
         let sum = if self.stacks.len() < MAX_RAW || self.stacks.contains_key(&stack) {
@@ -202,11 +206,11 @@ fn scaled(weight: Weight, kind: SampleKind, period: u64) -> Weight {
 impl Settled {
     fn add(&mut self, codes: &CodeView, stack: &RawStack, weight: Weight) {
         let mut frames = Vec::with_capacity(stack.pcs.len() + 2);
-        let mut host_name = None;
+        let mut host_name = hostcall::name(stack.function);
         for (depth, address) in instructions(&stack.pcs, stack.in_host).enumerate() {
             let Some((code, place)) = codes.place(address) else { continue };
             if stack.in_host && host_name.is_none() && depth < NAMING_FRAMES {
-                host_name = code.sites.get().and_then(|sites| sites.name(place.offset)).map(str::to_owned);
+                host_name = code.sites.get().and_then(|sites| sites.name(place.offset)).map(Arc::from);
             }
             let module = self.profile.module(&code.id);
             self.lengths.insert(code.id.clone(), code.length);
@@ -241,7 +245,7 @@ impl Settled {
     }
 }
 
-fn frame(codes: &CodeView, instruction: u64) -> Option<TrapFrame> {
+pub(super) fn frame(codes: &CodeView, instruction: u64) -> Option<TrapFrame> {
     codes.place(instruction).map(|(code, place)| TrapFrame {
         module_id: code.id.as_str().to_owned(),
         offset: place.offset,

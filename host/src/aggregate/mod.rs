@@ -8,6 +8,7 @@
 //! commands (loaded code, traps, stop) ----------^
 //! ```
 
+mod blocked;
 mod fold;
 mod heap;
 mod locks;
@@ -31,6 +32,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::cache::CacheError;
 use crate::code::{Code, CodeView};
 use crate::cold::Start;
+use crate::engine::Doubt;
 use crate::export::{Exporter, Outgoing};
 use crate::sampler::Unavailable;
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
@@ -39,6 +41,7 @@ use crate::span::SpanRecord;
 use crate::trap::TrapReport;
 use crate::{agent, debug_info, facade, sampler};
 
+use blocked::Blocked;
 pub(crate) use fold::Settled;
 use fold::{Pending, RawFold};
 use heap::Heap;
@@ -64,6 +67,8 @@ pub(crate) enum Command {
     Unsampled(Unavailable),
     /// What is not seen of a guest's allocations, and why.
     Allocations(String),
+    /// So many functions of a linker are not observed, and why.
+    Unobserved(usize, Doubt),
     /// A call trapped at a place where none did before.
     Trapped(Arc<TrapReport>),
     /// Send what is left and end.
@@ -128,6 +133,7 @@ pub(crate) fn start(
                     pending: Pending::default(),
                     locks: Locks::default(),
                     heap: Heap::default(),
+                    blocked: Blocked::default(),
                     spans: Spans::new(ended, wanted),
                     traps: TrapLog::default(),
                     waiting: Vec::new(),
@@ -137,6 +143,7 @@ pub(crate) fn start(
                     warned: false,
                     warned_of_cache: false,
                     warned_of_engine: false,
+                    warned_of_linker: false,
                 };
                 aggregator.run(inbox).await;
                 if let Some(facade) = facade {
@@ -167,6 +174,7 @@ struct Aggregator {
     pending: Pending,
     locks: Locks,
     heap: Heap,
+    blocked: Blocked,
     spans: Spans,
     traps: TrapLog,
     /// Retired code that a handler might still have been reading at the last settling.
@@ -179,12 +187,15 @@ struct Aggregator {
     warned: bool,
     warned_of_cache: bool,
     warned_of_engine: bool,
+    warned_of_linker: bool,
 }
 
 impl Aggregator {
     async fn run(&mut self, mut inbox: mpsc::Receiver<Command>) {
         let mut drain = interval(DRAIN);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(blocked::LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_record = Instant::now() + RECORD;
         let mut next_export = Instant::now() + self.settings.interval;
         loop {
@@ -204,6 +215,7 @@ impl Aggregator {
                         break;
                     }
                 }
+                _ = look.tick() => self.blocked.look(self.shared.scope, &self.shared.codes),
                 () = sleep_until(next_record), if self.recorder.is_some() => {
                     next_record = Instant::now() + RECORD;
                     self.settle();
@@ -241,6 +253,11 @@ impl Aggregator {
                 }
             }
             Command::Allocations(reason) => (self.settings.on_warning)(&Warning::Allocations(reason)),
+            Command::Unobserved(functions, reason) => {
+                if !std::mem::replace(&mut self.warned_of_linker, true) {
+                    (self.settings.on_warning)(&Warning::HostCalls { functions, reason });
+                }
+            }
             Command::CacheFailed(error) => {
                 if !std::mem::replace(&mut self.warned_of_cache, true) {
                     (self.settings.on_warning)(&Warning::Cache(error));
@@ -331,6 +348,7 @@ impl Aggregator {
         let lost = self.shared.lost_spans.load(Ordering::Relaxed);
         self.spans.points(&all, lost, now, &mut points);
         self.shared.pools.points(&mut points);
+        self.blocked.points(&all, &mut points);
         let counter = |n: u64| PointValue::Counter(n as f64);
         points.push(
             Point::of(Metric::SamplesDropped, None, counter(self.dropped)).with(attribute::REASON, "no_room"),
@@ -395,6 +413,9 @@ impl Aggregator {
             if let Some(figures) = self.shared.all_figures().get(ordinal as usize) {
                 recorder.heap(figures.id(), sites, live_known);
             }
+        }
+        if let Some(calls) = self.blocked.changed(&self.shared.all_figures()) {
+            recorder.blocked(calls);
         }
         recorder.cold_starts(end);
         recorder.flush();

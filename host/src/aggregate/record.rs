@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use sandscope_model::{SampleKind, WorkloadId};
 use sandscope_proto::otlp::{MetricBatch, SpanBatch};
-use sandscope_proto::recording::{self as wire, AllocationSite, Lock, Trap};
+use sandscope_proto::recording::{self as wire, AllocationSite, BlockedCall, Lock, Trap};
 use sandscope_recording::{Head, ModuleInfo, SampleBatch, WriteError, Writer};
 
 use super::{NewCode, Settled};
@@ -133,6 +133,12 @@ impl Recorder {
         };
         let now = unix_nanos(SystemTime::now());
         self.write(|writer| writer.heap(&message, now));
+    }
+
+    pub(super) fn blocked(&mut self, calls: Vec<BlockedCall>) {
+        let message = wire::Blocked { version: sandscope_proto::stacks::VERSION, calls };
+        let now = unix_nanos(SystemTime::now());
+        self.write(|writer| writer.blocked(&message, now));
     }
 
     pub(super) fn flush(&mut self) {

@@ -10,10 +10,12 @@
 //! thread-local --> call state --> store context --> exit frame, stack limit, GC heap
 //!                                      ^
 //! vmctx of an instance ----------------+--> builtin array --> hooks (see `hooks`)
+//! context of a host function --> its address --> `hostcall`
 //! ```
 
 mod activation;
 mod array;
+mod callee;
 mod layout;
 mod maps;
 mod probe;
@@ -21,7 +23,8 @@ mod probe;
 use std::sync::OnceLock;
 
 pub(crate) use array::{Builtin, original, testing};
-pub(crate) use layout::{GcHeap, StoreContext};
+pub(crate) use callee::{ArrayCall, Callee, Memory, exit_of};
+pub(crate) use layout::{ExitFrame, GcHeap, StoreContext};
 pub(crate) use probe::stack_limit;
 
 /// What of the engine's insides can be used.
@@ -50,6 +53,12 @@ pub enum Doubt {
     Layout {
         /// What was wrong.
         what: &'static str,
+    },
+    /// There is no room for what is to be observed.
+    #[error("more than {limit} are in use")]
+    Room {
+        /// How many there is room for.
+        limit: usize,
     },
     /// The kernel refused something.
     #[error("{what} failed (errno {errno})")]

@@ -8,7 +8,7 @@
 pub(crate) mod alloc;
 mod gc;
 mod memory;
-mod random;
+pub(crate) mod random;
 mod waits;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,7 +53,7 @@ pub(crate) fn address(builtin: Builtin) -> usize {
 }
 
 /// Whether an event of this duration is recorded with its stack.
-fn chosen(ns: u64) -> bool {
+pub(crate) fn chosen(ns: u64) -> bool {
     ns >= ALWAYS_NS || random::below(ALWAYS_NS) < ns
 }
 

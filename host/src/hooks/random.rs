@@ -8,7 +8,7 @@ thread_local! {
 
 /// A number below `bound`, nearly uniform.
 #[inline(never)] // the state's address must not be kept across a switch of threads
-pub(super) fn below(bound: u64) -> u64 {
+pub(crate) fn below(bound: u64) -> u64 {
     let number = STATE.try_with(|state| {
         // SplitMix64; a thread starts from the address of its own state.
         let next = match state.get() {

@@ -14,6 +14,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::Grants;
 use super::error::{RunError, one_line};
 use super::threads::{SharedGuest, Spawner};
+use crate::Sandscope;
 use crate::load::{Loaded, Workload};
 use crate::trap::TrapReport;
 use crate::workload::StoreProbe;
@@ -120,7 +121,12 @@ pub(super) fn component_linker(
 }
 
 impl Command {
-    pub(super) fn module(engine: &Engine, loaded: Loaded<Module>, name: &str) -> Result<Self, RunError> {
+    pub(super) fn module(
+        scope: &Sandscope,
+        engine: &Engine,
+        loaded: Loaded<Module>,
+        name: &str,
+    ) -> Result<Self, RunError> {
         let link =
             |error: &wasmtime::Error| RunError::Link { name: name.to_owned(), message: one_line(error) };
         let started = Instant::now();
@@ -137,6 +143,7 @@ impl Command {
         if !missing.is_empty() {
             return Err(RunError::MissingImports { name: name.to_owned(), imports: missing });
         }
+        scope.observe_linker(&linker, &mut store);
         let pre = linker.instantiate_pre(&loaded).map_err(|error| link(&error))?;
         workload.was_linked_in(started.elapsed());
         Ok(Self { kind: Kind::Module { pre, loaded, shared }, workload, name: name.to_owned() })

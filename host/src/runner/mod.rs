@@ -162,7 +162,7 @@ impl Runner {
                 .load_module(&self.engine, &file.bytes, &file.workload, &file.name)
                 .map_err(|source| RunError::invalid(&file.name, &file.bytes, &source))?;
             loaded.workload().was_read_in(file.read_in);
-            Command::module(&self.engine, loaded, &file.name)
+            Command::module(&self.scope, &self.engine, loaded, &file.name)
         }
     }
 

@@ -19,6 +19,7 @@
 
 #[cfg(sandscope_sampler)]
 mod arch;
+mod flight;
 #[cfg(sandscope_sampler)]
 mod linux;
 #[cfg_attr(not(sandscope_sampler), allow(dead_code, reason = "without signals nothing takes samples"))]
@@ -37,6 +38,7 @@ mod unwind;
 #[cfg(not(sandscope_sampler))]
 mod unsupported;
 
+pub(crate) use flight::{InFlight, Note, Parked, calling, in_flight, swap};
 pub(crate) use ring::{Drained, Kind};
 pub(crate) use table::{TEXT, TextRange};
 pub(crate) use thread::{

@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Collect,
     /// A growth of a linear memory: ns, pages, 1 if it was refused.
     Grow,
+    /// A call of a host function: ns that it stands for, number of the function.
+    Call,
     /// A sampled allocation: bytes, pointer, number of the instance if its end will be seen.
     Alloc,
     /// The end of a sampled allocation: pointer, number of the instance.
@@ -33,14 +35,14 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 7] =
-        [Self::Guest, Self::Host, Self::Wait, Self::Collect, Self::Grow, Self::Alloc, Self::Free];
+    const ALL: [Self; 8] =
+        [Self::Guest, Self::Host, Self::Wait, Self::Collect, Self::Grow, Self::Call, Self::Alloc, Self::Free];
 
     /// Values of its records.
     const fn values(self) -> usize {
         match self {
             Self::Guest | Self::Host => 0,
-            Self::Collect | Self::Free => 2,
+            Self::Collect | Self::Call | Self::Free => 2,
             Self::Grow | Self::Alloc => 3,
             Self::Wait => 4,
         }

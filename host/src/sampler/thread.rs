@@ -8,6 +8,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::flight::{Note, NoteCell};
 use super::ring::{Drained, Kind, Label, Record, Ring};
 use super::table::{TEXT, TextTable};
 use crate::engine;
@@ -31,6 +32,8 @@ pub(crate) struct ThreadState {
     workload: AtomicU32,
     /// Span id of the active call; 0 for none.
     span: AtomicU64,
+    /// What the guest calls of the host.
+    pub(super) flight: NoteCell,
     /// Written by the thread's signal handler only.
     pub(super) samples: Ring,
     /// Table that the handler is reading.
@@ -210,6 +213,7 @@ fn take_state() -> &'static ThreadState {
             depth: AtomicU32::new(0),
             workload: AtomicU32::new(0),
             span: AtomicU64::new(0),
+            flight: NoteCell::new(),
             samples: Ring::new(SAMPLES),
             hazard: AtomicPtr::new(ptr::null_mut()),
             events: Ring::new(EVENTS),
@@ -239,6 +243,7 @@ impl ThreadState {
 
     /// Begins to record for a scope; by its own thread.
     fn begin(&self, scope: u64) {
+        self.flight.set(Note::default());
         self.samples.clear();
         self.events.clear();
         self.scope.store(scope, Ordering::Release);
@@ -335,6 +340,14 @@ pub(crate) fn drain(scope: u64, mut each: impl FnMut(&Drained<'_>)) -> Dropped {
         }
     }
     dropped
+}
+
+/// The workload that is active and the call of the host that is noted, of each thread of a scope.
+pub(super) fn each_of(scope: u64, mut each: impl FnMut(u32, &NoteCell)) {
+    let states = lock(&STATES);
+    for state in states.iter().filter(|state| state.scope.load(Ordering::Acquire) == scope) {
+        each(state.workload.load(Ordering::Relaxed), &state.flight);
+    }
 }
 
 /// Whether some handler is reading `table`.

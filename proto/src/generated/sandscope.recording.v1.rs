@@ -227,3 +227,30 @@ pub struct AllocationSite {
     #[prost(uint64, tag = "6")]
     pub peak_bytes: u64,
 }
+/// The calls of host functions that had been running for a second or more when it was written. A later message
+/// replaces an earlier one.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Blocked {
+    /// Format version of this message; readers refuse a larger one.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// Longest first.
+    #[prost(message, repeated, tag = "2")]
+    pub calls: ::prost::alloc::vec::Vec<BlockedCall>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BlockedCall {
+    #[prost(string, tag = "1")]
+    pub workload: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub workload_version: ::prost::alloc::string::String,
+    /// Of the host function: module and name of the import with `#` between them, or what the embedder calls it.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// How long it had been running.
+    #[prost(uint64, tag = "4")]
+    pub since_ns: u64,
+    /// Where the guest called it, innermost first; empty if that is not known.
+    #[prost(message, repeated, tag = "5")]
+    pub stack: ::prost::alloc::vec::Vec<TrapFrame>,
+}

@@ -39,7 +39,7 @@ impl Facts {
                     for import in section.into_imports().map(|import| import.expect("a valid import")) {
                         if let TypeRef::Func(_) = import.ty {
                             imports += 1;
-                            leaves.insert(format!("{}.{}", import.module, import.name));
+                            leaves.insert(format!("{}#{}", import.module, import.name));
                         }
                     }
                 }
