@@ -1,11 +1,9 @@
 //! Calls into guests: timed, counted by how they end, sampled while they run, and kept as spans.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sandscope_proto::start::Phase;
 use wasmtime::{Result, Trap};
@@ -13,6 +11,7 @@ use wasmtime::{Result, Trap};
 use crate::aggregate::Command;
 use crate::clock::Moment;
 use crate::load::Workload;
+use crate::observed::{Observed, Spent};
 use crate::sampler::{self, Active, Entry};
 use crate::scope::Shared;
 use crate::span::{CallContext, Details, Http, NO_SPAN, SpanRecord, TraceParent, http_method};
@@ -123,10 +122,11 @@ impl<'a> Request<'a> {
     pub fn call<R>(self, call: impl FnOnce() -> Result<R>) -> Result<R> {
         let started = Moment::now();
         let context = CallContext::new(self.parent);
+        let mut spent = Spent::new(self.workload.figures.gate.takes_cpu());
         let active = self.workload.enter(context.span_id);
-        let result = call();
+        let result = spent.over(call);
         drop(active);
-        CallSpan::ended(self.workload, context, started, self.queued, &result);
+        CallSpan::ended(self.workload, context, started, self.queued, spent, &result);
         result
     }
 
@@ -135,9 +135,9 @@ impl<'a> Request<'a> {
     pub async fn call_async<R>(self, call: impl Future<Output = Result<R>>) -> (Result<R>, CallSpan<'a>) {
         let started = Moment::now();
         let context = CallContext::new(self.parent);
-        let (result, waited) = Observed::timed(self.workload, context.span_id, call).await;
-        let mut span = CallSpan::ended(self.workload, context, started, self.queued, &result);
-        span.details.off_cpu_ns = Some(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX));
+        let spent = Spent::new(self.workload.figures.gate.takes_cpu());
+        let (result, spent) = Observed::timed(self.workload, context.span_id, spent, call).await;
+        let span = CallSpan::ended(self.workload, context, started, self.queued, spent, &result);
         (result, span)
     }
 }
@@ -151,6 +151,7 @@ pub struct CallSpan<'a> {
     outcome: Outcome,
     trap: Option<Trap>,
     details: Details,
+    spent: Spent,
 }
 
 impl<'a> CallSpan<'a> {
@@ -159,6 +160,7 @@ impl<'a> CallSpan<'a> {
         context: CallContext,
         started: Moment,
         queued: Option<Duration>,
+        spent: Spent,
         result: &Result<R>,
     ) -> Self {
         let (duration_ns, outcome) = (started.elapsed_ns(), Outcome::of(result));
@@ -173,8 +175,16 @@ impl<'a> CallSpan<'a> {
         if let Some(ns) = queued_ns {
             workload.figures.queued(ns);
         }
-        let details = Details { queued_ns, ..Details::default() };
-        Self { workload, context, started, duration_ns, outcome, trap, details }
+        if spent.cpu_ns().is_some() {
+            workload.figures.gate.took_cpu(duration_ns);
+        }
+        let details = Details {
+            queued_ns,
+            guest_cpu_ns: spent.cpu_ns(),
+            off_cpu_ns: spent.off_cpu_ns(duration_ns),
+            ..Details::default()
+        };
+        Self { workload, context, started, duration_ns, outcome, trap, details, spent }
     }
 
     /// The largest that the store's memories were, in bytes: [`StoreProbe::size`](crate::StoreProbe::size).
@@ -195,6 +205,8 @@ impl Drop for CallSpan<'_> {
         let answered_failure = self.details.http.and_then(|http| http.status).is_some_and(|code| code >= 500);
         let failed = self.outcome != Outcome::Ok || answered_failure;
         let Some(kept) = figures.gate.admit(failed, self.context.sampled(), self.duration_ns) else { return };
+        // Asked for here, since most calls are not kept.
+        self.details.stack = self.spent.stack();
         let record = SpanRecord {
             context: std::mem::take(&mut self.context),
             workload: figures.ordinal,
@@ -218,51 +230,5 @@ struct ThreadGuard(Arc<Figures>);
 impl Drop for ThreadGuard {
     fn drop(&mut self) {
         self.0.threads(-1);
-    }
-}
-
-/// A guest's future: its workload is active around each poll and around its drop, which may run guest code.
-pub(crate) struct Observed<'a, F> {
-    workload: &'a Workload,
-    span: u64,
-    future: Option<Pin<Box<F>>>,
-    /// When the guest last began to wait for the host.
-    waiting: Option<Instant>,
-    /// How long it waited.
-    waited: Duration,
-}
-
-impl<'a, F: Future> Observed<'a, F> {
-    pub(crate) async fn run(workload: &'a Workload, span: u64, future: F) -> F::Output {
-        Self::timed(workload, span, future).await.0
-    }
-
-    /// Also gives how long the guest was not polled because it waited.
-    pub(crate) fn timed(
-        workload: &'a Workload,
-        span: u64,
-        future: F,
-    ) -> impl Future<Output = (F::Output, Duration)> + use<'a, F> {
-        let mut observed =
-            Self { workload, span, future: Some(Box::pin(future)), waiting: None, waited: Duration::ZERO };
-        poll_fn(move |context| {
-            if let Some(since) = observed.waiting.take() {
-                observed.waited += since.elapsed();
-            }
-            let _active = observed.workload.enter(observed.span);
-            let Some(future) = &mut observed.future else { return Poll::Pending };
-            let polled = future.as_mut().poll(context);
-            if polled.is_pending() {
-                observed.waiting = Some(Instant::now());
-            }
-            polled.map(|output| (output, observed.waited))
-        })
-    }
-}
-
-impl<F> Drop for Observed<'_, F> {
-    fn drop(&mut self) {
-        let _active = self.workload.enter(self.span);
-        self.future = None;
     }
 }

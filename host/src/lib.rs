@@ -37,6 +37,7 @@ mod export;
 mod facade;
 mod hooks;
 mod load;
+mod observed;
 mod pool;
 mod prepare;
 mod rewrite;
@@ -48,7 +49,7 @@ mod shape;
 mod sidecar;
 mod sites;
 mod span;
-#[cfg(unix)]
+#[cfg_attr(not(unix), path = "stack_unsupported.rs")]
 mod stack;
 mod trap;
 mod workload;

@@ -10,10 +10,10 @@ use sandscope_model::{ModuleId, WorkloadId};
 use sandscope_proto::start::Phase;
 use wasmtime::Result;
 
-use crate::call::Observed;
 use crate::clock::Moment;
 use crate::code::Code;
 use crate::cold::{ColdStart, Start, as_nanos};
+use crate::observed::Observed;
 use crate::rewrite::Rewritten;
 use crate::scope::Shared;
 use crate::sidecar::Sidecar;

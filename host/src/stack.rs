@@ -3,16 +3,18 @@
 //! # Accuracy
 //! Exact to a page, over the life of a store: a stack is a fresh mapping, and the lowest page that was
 //! touched is asked for when it goes. Stores that lived for a millisecond or more are measured, and one in
-//! sixty-four of the others. Host functions run on the same stack and count. Stores that are not async, or
+//! sixty-four of the others. A span has it as it was after the call that the stack was made for; later calls of
+//! the store use the same one, so that nothing is known of them. Host functions run on the same stack and count. Stores that are not async, or
 //! pooled, have no stack of their own: for them there is only the lowest stack pointer of a sample.
 //!
 //! # Cost
 //! Nothing while the guest runs; one `mincore` at the end of a store (2 to 8 µs, ENGINE facts in
-//! `docs/BENCHMARKS.md`).
+//! `docs/BENCHMARKS.md`), and one for a call that is kept as a span.
 //!
 //! # Security
 //! Only which pages exist is read, never what is in them.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -48,7 +50,9 @@ impl Stacks {
 // are dropped.
 unsafe impl StackCreator for Stacks {
     fn new_stack(&self, size: usize, _zeroed: bool) -> wasmtime::Result<Box<dyn StackMemory>> {
-        let mapping = Mapping::new(size)?;
+        let mapping = Arc::new(Mapping::new(size)?);
+        // On a thread that is ending nobody asks any more.
+        let _ = MADE.try_with(|made| made.replace(Some(Made(Arc::downgrade(&mapping)))));
         let figures = self.0.upgrade().and_then(|shared| {
             let active = sampler::figures(ptr::from_ref)?;
             // The active call may be of another scope.
@@ -58,9 +62,34 @@ unsafe impl StackCreator for Stacks {
     }
 }
 
+thread_local! {
+    /// The stack that was made last on this thread, until somebody asks for it.
+    static MADE: RefCell<Option<Made>> = const { RefCell::new(None) };
+}
+
+/// A stack that was made; it may be gone by now.
+pub(crate) struct Made(Weak<Mapping>);
+
+impl Made {
+    /// Forgets what was made on this thread until now.
+    pub(crate) fn forget() {
+        Self::take();
+    }
+
+    /// The last stack that was made on this thread.
+    pub(crate) fn take() -> Option<Self> {
+        MADE.try_with(RefCell::take).ok().flatten()
+    }
+
+    /// Bytes of it that were ever in use; `None` once it is gone.
+    pub(crate) fn used(&self) -> Option<u64> {
+        self.0.upgrade()?.touched().map(|used| used as u64)
+    }
+}
+
 /// A stack and the workload that it was made for.
 struct Stack {
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
     figures: Option<Arc<Figures>>,
     made: Instant,
 }

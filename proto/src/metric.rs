@@ -149,13 +149,16 @@ pub mod attribute {
     pub const KEPT: &str = "sandscope.span.kept";
     /// Span: time that the call waited before it ran, in seconds.
     pub const CALL_QUEUED: &str = "wasm.call.queue.duration";
-    /// Span: CPU time of guest code, in seconds.
+    /// Span: CPU time of the guest and of the host functions that it called, in seconds. Absent where it was not
+    /// taken: of workloads whose calls are usually shorter than 100 µs.
     pub const CALL_CPU: &str = "wasm.call.cpu.time";
-    /// Span: time in which the call did not run, in seconds.
+    /// Span: time in which the call did not run, in seconds: the duration less the CPU time, and with it the time
+    /// that a thread waited for a free CPU. Where CPU time is unknown: how long an async call was not polled.
     pub const CALL_OFF_CPU: &str = "wasm.call.off_cpu.time";
     /// Span: linear memory of the store at its largest, in bytes.
     pub const MEMORY_PEAK: &str = "wasm.memory.peak";
-    /// Span: stack of the call at its deepest, in bytes.
+    /// Span: native stack of the call at its deepest, in bytes, exact to a page. Only of calls for which the engine
+    /// made a stack (the first of an async store), of workloads whose calls are usually 100 µs or longer.
     pub const STACK_USED: &str = "wasm.stack.used";
     /// Span: class of an error: a trap code, an HTTP status, or `error`.
     pub const ERROR_TYPE: &str = "error.type";

@@ -1,12 +1,13 @@
-//! Which calls become spans: all that failed, all that their caller keeps, the slow ones and some of the rest,
-//! each kind at a rate per workload, so that no storm of one kind or of one tenant costs the others theirs.
+//! Which calls become spans, and of which the CPU time is taken. Spans: all that failed, all that their caller keeps, the slow ones and some of the rest,
+//! each kind at a rate per workload, so that no storm of one kind or of one tenant costs the others theirs. CPU
+//! time: of workloads whose calls are long enough for its clock.
 //!
 //! # Accuracy
 //! What is kept is no fair sample of all calls: a span says why it was kept, and histograms count them all.
 //! Slow is what lies above the 99th percentile of the workload's good calls since it was loaded, from its
 //! hundredth call on.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use sandscope_model::AtomicHistogram;
 
@@ -15,6 +16,14 @@ const TICKS: u32 = 10;
 
 /// Calls from which on a percentile means something.
 const ENOUGH: u64 = 100;
+
+/// Median duration from which on two readings of the CPU clock are nothing to a call, in ns.
+const LONG_NS: u64 = 100_000;
+
+/// What is known of how long a workload's calls are.
+const UNKNOWN: u8 = 0;
+const SHORT: u8 = 1;
+const LONG: u8 = 2;
 
 /// From the middle of a histogram's bucket to its upper bound, and a bit: calls of one duration are not slow.
 const BUCKET: f64 = 1.05;
@@ -93,6 +102,8 @@ impl Bucket {
 pub(crate) struct Gate {
     buckets: [Bucket; Kept::ALL.len()],
     slow_ns: AtomicU64,
+    /// [`UNKNOWN`], [`SHORT`] or [`LONG`].
+    length: AtomicU8,
 }
 
 impl Gate {
@@ -105,6 +116,7 @@ impl Gate {
                 Bucket::new(Kept::Usual.rate()),
             ],
             slow_ns: AtomicU64::new(u64::MAX),
+            length: AtomicU8::new(UNKNOWN),
         }
     }
 
@@ -123,13 +135,28 @@ impl Gate {
         self.buckets.iter().for_each(Bucket::refill);
     }
 
-    /// Learns what is slow from the durations of good calls.
+    /// Whether a call's CPU time is taken: until a short call was seen, and where they are usually long.
+    pub(crate) fn takes_cpu(&self) -> bool {
+        self.length.load(Relaxed) != SHORT
+    }
+
+    /// Says how long a call was whose CPU time was taken. Before anything was learned, one short call is enough
+    /// to stop.
+    pub(crate) fn took_cpu(&self, duration_ns: u64) {
+        if duration_ns < LONG_NS && self.length.load(Relaxed) == UNKNOWN {
+            self.length.store(SHORT, Relaxed);
+        }
+    }
+
+    /// Learns what is slow and what is usual from the durations of good calls.
     pub(crate) fn learn(&self, good: &AtomicHistogram) {
         let good = good.snapshot();
-        if good.count >= ENOUGH
-            && let Some(seconds) = good.quantile(0.99)
-        {
-            self.slow_ns.store((seconds * BUCKET * 1e9) as u64, Relaxed);
+        if good.count < ENOUGH {
+            return;
+        }
+        if let (Some(usual), Some(slow)) = (good.quantile(0.5), good.quantile(0.99)) {
+            self.slow_ns.store((slow * BUCKET * 1e9) as u64, Relaxed);
+            self.length.store(if usual * 1e9 >= LONG_NS as f64 { LONG } else { SHORT }, Relaxed);
         }
     }
 
@@ -167,5 +194,22 @@ mod tests {
         gate.learn(&good);
         assert_eq!(gate.admit(false, false, 1_000_000), Some(Kept::Usual));
         assert_eq!(gate.admit(false, false, 2_000_000), Some(Kept::Slow));
+    }
+
+    /// CPU time is taken until a short call is seen, and again once most calls turn out to be long.
+    #[test]
+    fn cpu_time_is_for_long_calls() {
+        let (gate, good) = (Gate::new(), AtomicHistogram::default());
+        gate.took_cpu(5_000_000);
+        assert!(gate.takes_cpu());
+        gate.took_cpu(10_000);
+        assert!(!gate.takes_cpu());
+        (0..101).for_each(|_| good.record_ns(5_000_000));
+        gate.learn(&good);
+        gate.took_cpu(10_000);
+        assert!(gate.takes_cpu());
+        (0..200).for_each(|_| good.record_ns(10_000));
+        gate.learn(&good);
+        assert!(!gate.takes_cpu());
     }
 }

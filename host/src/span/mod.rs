@@ -72,11 +72,13 @@ pub(crate) struct Details {
     pub queued_ns: Option<u64>,
     /// Linear memory of the store, bytes.
     pub peak_memory: Option<u64>,
-    /// CPU time of guest code; not measured yet.
+    /// CPU time of the guest and of the host functions that it called; taken of workloads whose calls are
+    /// usually long, see [`gate`].
     pub guest_cpu_ns: Option<u64>,
-    /// Time in which an async call waited for the host; absent for others.
+    /// The rest of the duration: blocked, waiting for the host, or for a free CPU. Without CPU time what is
+    /// known of it: how long an async call was not polled.
     pub off_cpu_ns: Option<u64>,
-    /// Stack at its deepest, bytes; not measured yet.
+    /// Native stack at its deepest, bytes; of calls for which the engine made one: the first of an async store.
     pub stack: Option<u64>,
     pub http: Option<Http>,
 }
