@@ -51,6 +51,8 @@ use traps::TrapLog;
 const DRAIN: Duration = Duration::from_millis(50);
 /// Time between writes to a recording: what a power cut may take.
 const RECORD: Duration = Duration::from_secs(1);
+/// Time between two writes for the sake of traps, which come in storms.
+const AFTER_TRAP: Duration = Duration::from_millis(250);
 /// Longest time that the last export may take.
 const LAST_EXPORT: Duration = Duration::from_secs(3);
 
@@ -116,6 +118,7 @@ pub(crate) fn start(
                     None => None,
                 };
                 let started = unix_nanos(SystemTime::now());
+                let now = Instant::now();
                 let wanted = Wanted { record: recorder.is_some(), export: exporter.is_some() };
                 let mut aggregator = Aggregator {
                     shared,
@@ -134,6 +137,8 @@ pub(crate) fn start(
                     dropped: 0,
                     events_dropped: 0,
                     started,
+                    wrote: now,
+                    next_record: now + RECORD,
                     warned: false,
                     warned_of_cache: false,
                     warned_of_engine: false,
@@ -176,6 +181,9 @@ struct Aggregator {
     /// The same of waits, collections, allocations and other events.
     events_dropped: u64,
     started: u64,
+    /// When the recording was brought up to date, and when it will be.
+    wrote: Instant,
+    next_record: Instant,
     warned: bool,
     warned_of_cache: bool,
     warned_of_engine: bool,
@@ -185,7 +193,6 @@ impl Aggregator {
     async fn run(&mut self, mut inbox: mpsc::Receiver<Command>) {
         let mut drain = interval(DRAIN);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut next_record = Instant::now() + RECORD;
         let mut next_export = Instant::now() + self.settings.interval;
         loop {
             tokio::select! {
@@ -204,8 +211,7 @@ impl Aggregator {
                         break;
                     }
                 }
-                () = sleep_until(next_record), if self.recorder.is_some() => {
-                    next_record = Instant::now() + RECORD;
+                () = sleep_until(self.next_record), if self.recorder.is_some() => {
                     self.settle();
                     self.write(false);
                 }
@@ -230,9 +236,8 @@ impl Aggregator {
             Command::Trapped(trap) => {
                 if let Some(recorder) = &mut self.recorder {
                     recorder.trap(&self.traps.first(&trap));
-                    // At a trap at once: the process may be about to end.
-                    self.settle();
-                    self.write(false);
+                    // At once, unless it was just done: the process may be about to end.
+                    self.next_record = self.next_record.min(self.wrote + AFTER_TRAP);
                 }
             }
             Command::Unsampled(reason) => {
@@ -398,6 +403,8 @@ impl Aggregator {
         }
         recorder.cold_starts(end);
         recorder.flush();
+        self.wrote = Instant::now();
+        self.next_record = self.wrote + RECORD;
         if let Some(reason) = recorder.take_failure() {
             let path = recorder.path().to_owned();
             (self.settings.on_warning)(&Warning::Recording { path, reason });
