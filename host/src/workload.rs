@@ -92,7 +92,11 @@ pub struct Figures {
     /// Written by the aggregator.
     pub(crate) samples: AtomicU64,
     pub(crate) cpu_ns: AtomicU64,
+    /// Time on run queues; `UNKNOWN` before any was told. Written by the aggregator.
+    delay_ns: AtomicU64,
 }
+
+const UNKNOWN: u64 = u64::MAX;
 
 impl Figures {
     pub(crate) fn new(id: WorkloadId, ordinal: u32) -> Self {
@@ -118,6 +122,7 @@ impl Figures {
             runtime: Runtime::default(),
             samples: AtomicU64::new(0),
             cpu_ns: AtomicU64::new(0),
+            delay_ns: AtomicU64::new(UNKNOWN),
         }
     }
 
@@ -177,6 +182,16 @@ impl Figures {
             self.compile.record_ns(ns);
         }
         self.starts[cache as usize].get_or_init(Default::default)[phase as usize].record_ns(ns);
+    }
+
+    /// Adds time that the workload waited for a free CPU. Only the aggregator calls it.
+    pub(crate) fn delayed(&self, ns: u64) {
+        self.delay_ns.store(self.delay_ns().unwrap_or(0) + ns, Relaxed);
+    }
+
+    /// How long it waited for a free CPU, if that is known.
+    pub(crate) fn delay_ns(&self) -> Option<u64> {
+        Some(self.delay_ns.load(Relaxed)).filter(|ns| *ns != UNKNOWN)
     }
 
     pub(crate) fn threads(&self, change: i64) {
@@ -256,6 +271,9 @@ impl Figures {
         out.push(point(Metric::ThreadCount, gauge(&self.threads)));
         out.push(point(Metric::Samples, PointValue::Counter(self.samples.load(Relaxed) as f64)));
         out.push(point(Metric::CpuTime, PointValue::Counter(self.cpu_ns.load(Relaxed) as f64 * 1e-9)));
+        if let Some(ns) = self.delay_ns() {
+            out.push(point(Metric::CpuDelay, PointValue::Counter(ns as f64 * 1e-9)));
+        }
     }
 }
 

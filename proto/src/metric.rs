@@ -91,6 +91,9 @@ metrics! {
     Traps = "wasm.traps", Counter, "{trap}";
     /// CPU time of guest code and of the host code that it called, estimated from samples.
     CpuTime = "wasm.cpu.time", Counter, "s";
+    /// Time that guests were ready to run and waited for a free CPU: the kernel's account of their threads, shared
+    /// out by samples. Absent where the kernel keeps none.
+    CpuDelay = "wasm.cpu.delay", Counter, "s";
     /// Slots in use of the pooling allocators of engines that guests were loaded into, by `wasm.pool.kind`.
     PoolSlots = "wasm.pool.slots", UpDownCounter, "{slot}";
     /// Instantiations that found no free slot in a pooling allocator.

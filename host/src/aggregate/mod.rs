@@ -8,6 +8,7 @@
 //! commands (loaded code, traps, stop) ----------^
 //! ```
 
+mod delay;
 mod fold;
 mod heap;
 mod locks;
@@ -39,6 +40,7 @@ use crate::span::SpanRecord;
 use crate::trap::TrapReport;
 use crate::{agent, debug_info, facade, sampler};
 
+use delay::Delays;
 pub(crate) use fold::Settled;
 use fold::{Pending, RawFold};
 use heap::Heap;
@@ -131,6 +133,7 @@ pub(crate) fn start(
                     pending: Pending::default(),
                     locks: Locks::default(),
                     heap: Heap::default(),
+                    delays: Delays::default(),
                     spans: Spans::new(ended, wanted),
                     traps: TrapLog::default(),
                     waiting: Vec::new(),
@@ -172,6 +175,7 @@ struct Aggregator {
     pending: Pending,
     locks: Locks,
     heap: Heap,
+    delays: Delays,
     spans: Spans,
     traps: TrapLog,
     /// Retired code that a handler might still have been reading at the last settling.
@@ -277,8 +281,11 @@ impl Aggregator {
     }
 
     fn drain(&mut self) {
-        let raw = &mut self.raw;
-        let dropped = sampler::drain(self.shared.scope, |record| raw.add(record));
+        let (raw, delays) = (&mut self.raw, &mut self.delays);
+        let dropped = sampler::drain(self.shared.scope, |thread, record| {
+            raw.add(record);
+            delays.add(thread, record);
+        });
         self.dropped += dropped.samples;
         self.events_dropped += dropped.events;
         self.spans.drain(&self.shared.all_figures());
@@ -303,6 +310,7 @@ impl Aggregator {
         let figures = self.shared.all_figures();
         figures.iter().for_each(|figures| figures.learn());
         let period = if self.shared.hz > 0.0 { (1e9 / self.shared.hz) as u64 } else { 0 };
+        self.delays.share_out(period, &figures);
         let settled = self.raw.settle(&CodeView::new(all), period);
         for (ordinal, profile) in settled.profiles {
             let Some(figures) = figures.get(ordinal as usize) else { continue };

@@ -49,7 +49,7 @@ fn sample(guest: &Guest, kinds: &[&[&'static str]], mut run: impl FnMut() + Send
         });
         loop {
             let last = worker.is_finished();
-            let dropped = drain(scope, |sample| {
+            let dropped = drain(scope, |_, sample| {
                 let in_host = match sample.kind {
                     Kind::Guest => false,
                     Kind::Host => true,

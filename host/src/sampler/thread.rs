@@ -25,6 +25,8 @@ pub(crate) struct ThreadState {
     /// Calls that are active on the state's thread, written by it alone. The state is nobody else's before
     /// they ended, whatever becomes of the scope.
     depth: AtomicU32,
+    /// The kernel's number of the thread; 0 where there is none.
+    thread: AtomicU32,
     /// Set by the thread's end: drain once more, then recycle.
     exited: AtomicBool,
     /// Ordinal of the workload of the active call.
@@ -163,6 +165,7 @@ fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
             return ptr::from_ref(*state);
         }
         let state = take_state(scope);
+        state.thread.store(thread_id(), Ordering::Relaxed);
         if hz > 0.0 {
             // Locked: the scope may end meanwhile, and then nobody else would stop the timer.
             let _states = lock(&STATES);
@@ -185,6 +188,14 @@ fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
     state
 }
 
+fn thread_id() -> u32 {
+    #[cfg(target_os = "linux")]
+    // SAFETY: gettid has no preconditions.
+    return unsafe { libc::gettid() } as u32;
+    #[cfg(not(target_os = "linux"))]
+    0
+}
+
 fn take_state(scope: u64) -> &'static ThreadState {
     let mut states = lock(&STATES);
     let free = states.iter().copied().find(|state| state.take(scope));
@@ -192,6 +203,7 @@ fn take_state(scope: u64) -> &'static ThreadState {
         let state: &'static ThreadState = Box::leak(Box::new(ThreadState {
             scope: AtomicU64::new(scope),
             depth: AtomicU32::new(0),
+            thread: AtomicU32::new(0),
             exited: AtomicBool::new(false),
             workload: AtomicU32::new(0),
             span: AtomicU64::new(0),
@@ -319,16 +331,19 @@ pub(crate) struct Dropped {
     pub events: u64,
 }
 
-/// Empties the rings of a scope and recycles those of threads that ended.
+/// Empties the rings of a scope and recycles those of threads that ended. Gives out each record with the kernel's
+/// number of its thread.
 ///
 /// One drain of a scope at a time.
-pub(crate) fn drain(scope: u64, mut each: impl FnMut(&Drained<'_>)) -> Dropped {
+pub(crate) fn drain(scope: u64, mut each: impl FnMut(u32, &Drained<'_>)) -> Dropped {
     let states: Vec<&'static ThreadState> =
         lock(&STATES).iter().copied().filter(|state| state.scope.load(Ordering::Acquire) == scope).collect();
     let mut dropped = Dropped::default();
     let mut pcs = Vec::with_capacity(super::MAX_FRAMES);
     for state in states {
         let exited = state.exited.load(Ordering::Acquire);
+        let thread = state.thread.load(Ordering::Relaxed);
+        let mut each = |record: &Drained<'_>| each(thread, record);
         dropped.samples += state.samples.drain(&mut pcs, &mut each);
         dropped.events += state.events.drain(&mut pcs, &mut each);
         if exited {
