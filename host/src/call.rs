@@ -81,8 +81,13 @@ impl Workload {
 
     /// Marks the workload as active on this thread. `span` is what samples are linked to.
     pub(crate) fn enter(&self, span: u64) -> Option<Active<'_>> {
+        self.enter_as(span, false)
+    }
+
+    /// [`Self::enter`], of a call that may be one of several in a store: `concurrent`.
+    pub(crate) fn enter_as(&self, span: u64, concurrent: bool) -> Option<Active<'_>> {
         let Shared { scope, hz, ref unsampled, .. } = *self.shared;
-        let entry = Entry { scope, hz, figures: &self.figures, span, unsampled };
+        let entry = Entry { scope, hz, figures: &self.figures, span, concurrent, unsampled };
         (!self.shared.closed.load(Ordering::Relaxed)).then(|| sampler::enter(entry))
     }
 

@@ -6,6 +6,7 @@ use std::task::Poll;
 
 use crate::clock::{Moment, thread_cpu_ns};
 use crate::load::Workload;
+use crate::sampler::Active;
 use crate::stack::Made;
 
 /// Where the time of a call went.
@@ -80,9 +81,12 @@ impl<'a, F: Future> Observed<'a, F> {
             if let (Some(since), Some(unpolled)) = (waiting.take(), &mut spent.unpolled_ns) {
                 *unpolled += since.elapsed_ns();
             }
-            let _active = workload.enter(*span);
+            let active = workload.enter_as(*span, true);
             let Some(future) = future else { return Poll::Pending };
             let polled = spent.over(|| future.as_mut().poll(context));
+            // It stays ambiguous once it is.
+            *span = active.as_ref().and_then(Active::span).unwrap_or(*span);
+            drop(active);
             if polled.is_pending() {
                 *waiting = Some(Moment::now());
             }

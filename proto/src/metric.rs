@@ -104,6 +104,8 @@ metrics! {
     Samples = "sandscope.samples", Counter, "{sample}";
     /// Samples that found no room, by `reason`.
     SamplesDropped = "sandscope.samples.dropped", Counter, "{sample}";
+    /// Samples of calls that were under way at the same time in one store, so that they are linked to no span.
+    SamplesUnlinked = "sandscope.samples.unlinked", Counter, "{sample}";
     /// Waits, collections, growths and allocations whose stacks found no room.
     EventsDropped = "sandscope.events.dropped", Counter, "{event}";
     /// Threads that ran guests but could not be given a timer.

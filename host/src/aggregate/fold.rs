@@ -12,6 +12,7 @@ use super::locks::Wait;
 use crate::code::{CodeView, instructions};
 use crate::hooks;
 use crate::sampler::{Drained, Kind};
+use crate::span::{AMBIGUOUS, NO_SPAN};
 
 /// Distinct stacks that are kept per settling; more fold into `[other]`.
 const MAX_RAW: usize = 65_536;
@@ -43,6 +44,8 @@ pub(super) struct RawFold {
     /// Allocations (`true`) and frees.
     heap: Vec<(bool, Event)>,
     dropped: u64,
+    /// Samples of calls that run at the same time.
+    unlinked: u64,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -84,6 +87,8 @@ pub(super) struct Interval {
     pub heap: Vec<heap::Record>,
     /// Records that found no room.
     pub dropped: u64,
+    /// Samples of calls in one store at the same time, of which nobody knows whose they are.
+    pub unlinked: u64,
 }
 
 impl Settled {
@@ -143,9 +148,17 @@ impl RawFold {
         if record.kind == Kind::Free {
             return;
         }
+        let span = match (kind, record.span) {
+            (SampleKind::Cpu, AMBIGUOUS) => {
+                self.unlinked += 1;
+                NO_SPAN
+            }
+            (SampleKind::Cpu, span) => span,
+            (SampleKind::Wall | SampleKind::Alloc, _) => NO_SPAN,
+        };
         let stack = RawStack {
             workload: record.workload,
-            span: if kind == SampleKind::Cpu { record.span } else { 0 },
+            span,
             kind,
             in_host: record.kind != Kind::Guest,
             truncated: record.truncated,
@@ -187,6 +200,7 @@ impl RawFold {
             waits: waits.iter().map(|event| wait(codes, event)).collect(),
             heap: heap.iter().map(|(allocated, event)| heap_record(codes, *allocated, event)).collect(),
             dropped: std::mem::take(&mut self.dropped),
+            unlinked: std::mem::take(&mut self.unlinked),
         }
     }
 }
@@ -225,7 +239,7 @@ impl Settled {
             frames.push(self.profile.frame(Frame::Host(TRUNCATED.into())));
         }
         let index = self.profile.add(&frames, weight);
-        if stack.span != 0 && self.links.len() < MAX_LINKS {
+        if stack.span != NO_SPAN && self.links.len() < MAX_LINKS {
             self.links.push(Link { stack: index, trace_id: 0, span_id: stack.span, value: weight.value });
         }
     }

@@ -139,6 +139,7 @@ pub(crate) fn start(
                     waiting: Vec::new(),
                     dropped: 0,
                     events_dropped: 0,
+                    unlinked: 0,
                     started,
                     wrote: now,
                     next_record: now + RECORD,
@@ -184,6 +185,8 @@ struct Aggregator {
     dropped: u64,
     /// The same of waits, collections, allocations and other events.
     events_dropped: u64,
+    /// Samples that may be of any of several calls.
+    unlinked: u64,
     started: u64,
     /// When the recording was brought up to date, and when it will be.
     wrote: Instant,
@@ -326,6 +329,7 @@ impl Aggregator {
             }
         }
         self.events_dropped += settled.dropped;
+        self.unlinked += settled.unlinked;
         for wait in settled.waits {
             self.locks.add(wait);
         }
@@ -348,6 +352,7 @@ impl Aggregator {
         points.push(
             Point::of(Metric::SamplesDropped, None, counter(self.dropped)).with(attribute::REASON, "no_room"),
         );
+        points.push(Point::of(Metric::SamplesUnlinked, None, counter(self.unlinked)));
         points.push(Point::of(Metric::EventsDropped, None, counter(self.events_dropped)));
         let unsampled = self.shared.unsampled.load(Ordering::Relaxed);
         points.push(Point::of(Metric::ThreadsUnsampled, None, PointValue::Gauge(unsampled as f64)));

@@ -43,7 +43,14 @@ fn sample(guest: &Guest, kinds: &[&[&'static str]], mut run: impl FnMut() + Send
         let worker = threads.spawn(|| {
             while !enough.load(Ordering::Relaxed) {
                 let figures = &figures;
-                let _active = enter(Entry { scope, hz: 1000.0, figures, span: 0, unsampled: &unsampled });
+                let _active = enter(Entry {
+                    scope,
+                    hz: 1000.0,
+                    figures,
+                    span: 0,
+                    concurrent: false,
+                    unsampled: &unsampled,
+                });
                 run();
             }
         });

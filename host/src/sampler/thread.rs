@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use super::ring::{Drained, Kind, Label, Record, Ring};
 use super::table::{TEXT, TextTable};
 use crate::engine;
+use crate::span::{AMBIGUOUS, NO_SPAN};
 use crate::workload::Figures;
 
 /// Words of the ring of samples: 32 KiB, which at 99 Hz and 50 ms between drains holds the deepest stacks.
@@ -106,6 +107,8 @@ pub(crate) struct Entry<'a> {
     pub figures: &'a Figures,
     /// Id of the call's span; 0 for none.
     pub span: u64,
+    /// Whether the call goes on after this entry, and the call around it too: a poll.
+    pub concurrent: bool,
     /// Counted up if the thread cannot be given a timer.
     pub unsampled: &'a AtomicU64,
 }
@@ -118,6 +121,14 @@ pub(crate) struct Active<'a> {
     span: u64,
     figures: *const Figures,
     _borrow: PhantomData<&'a Figures>,
+}
+
+impl Active<'_> {
+    /// What samples of this moment are linked to, if they are taken.
+    pub(crate) fn span(&self) -> Option<u64> {
+        // SAFETY: as in `active`.
+        unsafe { self.state.as_ref() }.map(|state| state.span.load(Ordering::Relaxed))
+    }
 }
 
 impl Drop for Active<'_> {
@@ -133,7 +144,8 @@ impl Drop for Active<'_> {
     }
 }
 
-/// Marks a workload's call as active on this thread. Nested calls restore the outer one.
+/// Marks a workload's call as active on this thread. Nested calls restore the outer one, of which nobody knows any
+/// more what it runs if both are concurrent calls of one workload: see [`AMBIGUOUS`].
 ///
 /// The first time on a thread makes its timer.
 pub(crate) fn enter(entry: Entry<'_>) -> Active<'_> {
@@ -143,7 +155,11 @@ pub(crate) fn enter(entry: Entry<'_>) -> Active<'_> {
     let state = unsafe { state.as_ref() }.filter(|state| state.hold(entry.scope));
     let (workload, span) = match state {
         Some(state) => {
-            let before = (state.workload.load(Ordering::Relaxed), state.span.load(Ordering::Relaxed));
+            let mut before = (state.workload.load(Ordering::Relaxed), state.span.load(Ordering::Relaxed));
+            let both_calls = before.1 != NO_SPAN && entry.span != NO_SPAN;
+            if entry.concurrent && both_calls && before.0 == entry.figures.ordinal {
+                before.1 = AMBIGUOUS;
+            }
             state.workload.store(entry.figures.ordinal, Ordering::Relaxed);
             state.span.store(entry.span, Ordering::Relaxed);
             before
@@ -362,4 +378,36 @@ fn announced(table: *mut TextTable) -> bool {
 /// Frees replaced text tables; true if no handler can still see a range that was removed before.
 pub(crate) fn reclaim_tables() -> bool {
     TEXT.reclaim(announced)
+}
+
+#[cfg(test)]
+mod tests {
+    use sandscope_model::WorkloadId;
+
+    use super::*;
+
+    /// A call in whose poll another one of the same workload is polled is nobody's from then on: what runs next may
+    /// be either. A call inside a host function of a call, or of another workload, leaves it as it was.
+    #[test]
+    fn interleaved_calls_are_ambiguous() {
+        let figures = [0, 1].map(|n| Figures::new(WorkloadId::new("w", &n.to_string()), n));
+        let unsampled = AtomicU64::new(0);
+        let enter = |workload: usize, span, concurrent| {
+            let figures = &figures[workload];
+            enter(Entry { scope: 1 << 41, hz: 0.0, figures, span, concurrent, unsampled: &unsampled })
+        };
+        let outer = enter(0, 7, true);
+        for (workload, span, concurrent) in [(0, 8, false), (1, 8, true), (0, NO_SPAN, true)] {
+            let inner = enter(workload, span, concurrent);
+            assert_eq!((inner.span(), active().unwrap().label(1).span), (Some(span), span));
+            drop(inner);
+            assert_eq!(outer.span(), Some(7));
+        }
+        let inner = enter(0, 8, true);
+        assert_eq!(inner.span(), Some(8));
+        drop(inner);
+        assert_eq!(outer.span(), Some(AMBIGUOUS));
+        drop(outer);
+        release(1 << 41);
+    }
 }

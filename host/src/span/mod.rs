@@ -3,6 +3,13 @@
 //! Every call updates histograms; a span is kept only of some, see [`gate`]. A kept one goes through a bounded
 //! queue to the aggregator. Nothing here formats, and nothing allocates but the queue, once.
 //!
+//! # Accuracy
+//! A sample is of the call that its thread was in. Where calls of one store are concurrent (component-model
+//! async), the engine runs all of them inside the poll of `run_concurrent`, each on a stack that it passes from
+//! one to the next, and tells nobody which it runs. So a call in whose poll another call of the same workload is
+//! polled loses its samples' links from then on, and they are counted: `sandscope.samples.unlinked`. What is not
+//! seen: a task that goes on after its call has returned, inside the poll of the store's next call.
+//!
 //! # Security
 //! Ids, flags and `tracestate` of a request are its client's: one that asks for its trace to be kept gets its
 //! share of the workload's rate, no more. A span names no path, query, header or body of a request, nor what a
@@ -31,6 +38,10 @@ const SAMPLED: u8 = 1;
 
 /// What samples of an instantiation carry in a span id's place.
 pub(crate) const NO_SPAN: u64 = 0;
+
+/// What samples carry where several calls of one store are under way and nobody knows which of them runs. No
+/// span has this id.
+pub(crate) const AMBIGUOUS: u64 = u64::MAX;
 
 /// A call's place in its trace, known before it runs.
 #[derive(Clone, Debug, Default)]
