@@ -137,6 +137,10 @@ impl<'a> Request<'a> {
 
     /// See [`Workload::call_async`]. The span is open for what is known only afterwards, and kept when it is
     /// dropped.
+    ///
+    /// Calls that are concurrent in one store run in the polls of [`wasmtime::Store::run_concurrent`], not in
+    /// their own: besides each of them, that future has to be made a call too, or none of them is sampled. Their
+    /// samples are linked to none of the calls, since the engine does not say which one runs.
     pub async fn call_async<R>(self, call: impl Future<Output = Result<R>>) -> (Result<R>, CallSpan<'a>) {
         let started = Moment::now();
         let context = CallContext::new(self.parent);
