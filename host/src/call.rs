@@ -11,7 +11,7 @@ use wasmtime::{Result, Trap};
 use crate::aggregate::Command;
 use crate::clock::Moment;
 use crate::load::Workload;
-use crate::observed::{Observed, Timing};
+use crate::observed::{Observed, Spent};
 use crate::sampler::{self, Active, Entry};
 use crate::scope::Shared;
 use crate::span::{CallContext, Details, Http, NO_SPAN, SpanRecord, TraceParent, http_method};
@@ -64,8 +64,8 @@ impl Workload {
     /// What the future returns.
     pub async fn thread_async<R>(&self, body: impl Future<Output = Result<R>>) -> Result<R> {
         let _counted = self.thread();
-        let failed = |result: Result<R>, _| result.inspect_err(|error| self.failed(error));
-        Observed::new(self, NO_SPAN, body, failed).await
+        let failed = |result: Result<R>, _, _| result.inspect_err(|error| self.failed(error));
+        Observed::new(self, NO_SPAN, Spent::new(false), body, failed).await
     }
 
     /// What an error of this workload's call says about the guest.
@@ -82,8 +82,14 @@ impl Workload {
     /// Marks the workload as active on this thread. `span` is what samples are linked to.
     #[inline]
     pub(crate) fn enter(&self, span: u64) -> Option<Active<'_>> {
+        self.enter_as(span, false)
+    }
+
+    /// [`Self::enter`], of a call that may be one of several in a store: `concurrent`.
+    #[inline]
+    pub(crate) fn enter_as(&self, span: u64, concurrent: bool) -> Option<Active<'_>> {
         let Shared { scope, hz, ref unsampled, .. } = *self.shared;
-        let entry = Entry { scope, hz, figures: &self.figures, span, unsampled };
+        let entry = Entry { scope, hz, figures: &self.figures, span, concurrent, unsampled };
         (!self.shared.closed.load(Ordering::Relaxed)).then(|| sampler::enter(entry))
     }
 
@@ -123,15 +129,20 @@ impl<'a> Request<'a> {
     pub fn call<R>(self, call: impl FnOnce() -> Result<R>) -> Result<R> {
         let started = Moment::now();
         let context = CallContext::new(self.parent);
+        let mut spent = Spent::new(self.workload.figures.gate.takes_cpu());
         let active = self.workload.enter(context.span_id);
-        let result = call();
+        let result = spent.over(call);
         drop(active);
-        CallSpan::ended(self.workload, context, started, self.queued, &result);
+        CallSpan::ended(self.workload, context, started, self.queued, spent, &result);
         result
     }
 
     /// See [`Workload::call_async`]. The span is open for what is known only afterwards, and kept when it is
     /// dropped.
+    ///
+    /// Calls that are concurrent in one store run in the polls of [`wasmtime::Store::run_concurrent`], not in
+    /// their own: besides each of them, that future has to be made a call too, or none of them is sampled. Their
+    /// samples are linked to none of the calls, since the engine does not say which one runs.
     pub fn call_async<R, F>(self, call: F) -> impl Future<Output = (Result<R>, CallSpan<'a>)> + use<'a, R, F>
     where
         F: Future<Output = Result<R>>,
@@ -147,11 +158,12 @@ impl<'a> Request<'a> {
     {
         let Self { workload, parent, queued } = self;
         let context = CallContext::new(parent);
-        Observed::new(workload, context.span_id, call, move |result: Result<R>, timing: Timing| {
-            let mut span = CallSpan::ended(workload, context, timing.started, queued, &result);
-            span.details.off_cpu_ns = Some(timing.waited_ns);
+        let (span, spent) = (context.span_id, Spent::new(workload.figures.gate.takes_cpu()));
+        let ended = move |result: Result<R>, started, spent| {
+            let span = CallSpan::ended(workload, context, started, queued, spent, &result);
             end(result, span)
-        })
+        };
+        Observed::new(workload, span, spent, call, ended)
     }
 }
 
@@ -164,6 +176,7 @@ pub struct CallSpan<'a> {
     outcome: Outcome,
     trap: Option<Trap>,
     details: Details,
+    spent: Spent,
 }
 
 impl<'a> CallSpan<'a> {
@@ -172,6 +185,7 @@ impl<'a> CallSpan<'a> {
         context: CallContext,
         started: Moment,
         queued: Option<Duration>,
+        spent: Spent,
         result: &Result<R>,
     ) -> Self {
         let (duration_ns, outcome) = (started.elapsed_ns(), Outcome::of(result));
@@ -186,8 +200,16 @@ impl<'a> CallSpan<'a> {
         if let Some(ns) = queued_ns {
             workload.figures.queued(ns);
         }
-        let details = Details { queued_ns, ..Details::default() };
-        Self { workload, context, started, duration_ns, outcome, trap, details }
+        if spent.cpu_ns().is_some() {
+            workload.figures.gate.took_cpu(duration_ns);
+        }
+        let details = Details {
+            queued_ns,
+            guest_cpu_ns: spent.cpu_ns(),
+            off_cpu_ns: spent.off_cpu_ns(duration_ns),
+            ..Details::default()
+        };
+        Self { workload, context, started, duration_ns, outcome, trap, details, spent }
     }
 
     /// The largest that the store's memories were, in bytes: [`StoreProbe::size`](crate::StoreProbe::size).
@@ -209,6 +231,8 @@ impl Drop for CallSpan<'_> {
         let failed = self.outcome != Outcome::Ok || answered_failure;
         let Some(kept) = figures.gate.admit(failed, self.context.sampled(), self.duration_ns) else { return };
         self.context.keep();
+        // Asked for here, since most calls are not kept.
+        self.details.stack = self.spent.stack();
         let record = SpanRecord {
             context: std::mem::take(&mut self.context),
             workload: figures.ordinal,

@@ -53,7 +53,7 @@ mod shape;
 mod sidecar;
 mod sites;
 mod span;
-#[cfg(unix)]
+#[cfg_attr(not(unix), path = "stack_unsupported.rs")]
 mod stack;
 mod trap;
 mod workload;

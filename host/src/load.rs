@@ -13,7 +13,7 @@ use wasmtime::Result;
 use crate::clock::Moment;
 use crate::code::Code;
 use crate::cold::{ColdStart, Start, as_nanos};
-use crate::observed::Observed;
+use crate::observed::{Observed, Spent};
 use crate::rewrite::Rewritten;
 use crate::scope::Shared;
 use crate::sidecar::Sidecar;
@@ -155,7 +155,8 @@ impl Workload {
     where
         F: Future<Output = Result<R>>,
     {
-        Observed::new(self, NO_SPAN, instantiate, |result, timing| self.instantiated(timing.started, result))
+        let ended = |result, started, _| self.instantiated(started, result);
+        Observed::new(self, NO_SPAN, Spent::new(false), instantiate, ended)
     }
 
     fn instantiated<R>(&self, started: Moment, result: Result<R>) -> Result<R> {

@@ -3,21 +3,23 @@
 //! # Accuracy
 //! Exact to a page, over the life of a store: a stack is a fresh mapping, and the lowest page that was
 //! touched is asked for when it goes. Stores that lived for a millisecond or more are measured, and one in
-//! sixty-four of the others. Host functions run on the same stack and count. Stores that are not async, or
+//! sixty-four of the others. A span has it as it was after the call that the stack was made for; later calls of
+//! the store use the same one, so that nothing is known of them. Host functions run on the same stack and count. Stores that are not async, or
 //! pooled, have no stack of their own: for them there is only the lowest stack pointer of a sample.
 //!
 //! # Cost
 //! Nothing while the guest runs; one `mincore` at the end of a store that is measured (2 to 8 µs, ENGINE facts
-//! in `docs/BENCHMARKS.md`). Mappings are emptied and used again, which is cheaper than the engine's own way of
-//! mapping a stack for each store.
+//! in `docs/BENCHMARKS.md`), and one for a call that is kept as a span. Mappings are emptied and used again,
+//! which is cheaper than the engine's own way of mapping a stack for each store.
 //!
 //! # Security
 //! Only which pages exist is read, never what is in them. A stack that is used again was emptied by the kernel.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use wasmtime::{StackCreator, StackMemory};
 
@@ -53,33 +55,76 @@ unsafe impl StackCreator for Stacks {
             Some(kept) => kept,
             None => Mapping::new(length, page)?,
         };
-        let figures = sampler::kept_figures();
-        Ok(Box::new(Stack { mapping, figures, made: Moment::now(), kept: Arc::clone(&self.0) }))
+        let lent = Arc::new(Lent { mapping, kept: Arc::clone(&self.0) });
+        // On a thread that is ending nobody asks any more.
+        let _ = MADE.try_with(|made| made.replace(Some(Made(Arc::downgrade(&lent)))));
+        Ok(Box::new(Stack { lent, figures: sampler::kept_figures(), made: Moment::now() }))
+    }
+}
+
+thread_local! {
+    /// The stack that was made last on this thread, until somebody asks for it.
+    static MADE: RefCell<Option<Made>> = const { RefCell::new(None) };
+}
+
+/// A stack that was made; it may be gone by now.
+pub(crate) struct Made(Weak<Lent>);
+
+impl Made {
+    /// Forgets what was made on this thread until now.
+    pub(crate) fn forget() {
+        Self::take();
+    }
+
+    /// The last stack that was made on this thread.
+    pub(crate) fn take() -> Option<Self> {
+        MADE.try_with(RefCell::take).ok().flatten()
+    }
+
+    /// Bytes of it that were ever in use; `None` once it is gone.
+    pub(crate) fn used(&self) -> Option<u64> {
+        self.0.upgrade()?.mapping.touched().map(|used| used as u64)
     }
 }
 
 /// A stack and the workload that it was made for.
 struct Stack {
-    mapping: Mapping,
+    lent: Arc<Lent>,
     figures: Option<Arc<Figures>>,
     made: Moment,
-    /// Where the mapping goes.
+}
+
+/// A mapping that goes back when its store is done with it.
+struct Lent {
+    mapping: Mapping,
     kept: Arc<Mutex<Vec<Mapping>>>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mapping = std::mem::replace(&mut self.mapping, Mapping::NONE);
+        if mapping.empty()
+            && let Ok(mut kept) = self.kept.try_lock()
+            && kept.len() < KEPT
+        {
+            kept.push(mapping);
+        }
+    }
 }
 
 // SAFETY: as for `Stacks`.
 unsafe impl StackMemory for Stack {
     fn top(&self) -> *mut u8 {
-        self.mapping.base.wrapping_add(self.mapping.length)
+        self.lent.mapping.base.wrapping_add(self.lent.mapping.length)
     }
 
     fn range(&self) -> Range<usize> {
-        let start = self.mapping.base as usize + self.mapping.page;
-        start..self.mapping.base as usize + self.mapping.length
+        let start = self.lent.mapping.base as usize + self.lent.mapping.page;
+        start..self.lent.mapping.base as usize + self.lent.mapping.length
     }
 
     fn guard_range(&self) -> Range<*mut u8> {
-        self.mapping.base..self.mapping.base.wrapping_add(self.mapping.page)
+        self.lent.mapping.base..self.lent.mapping.base.wrapping_add(self.lent.mapping.page)
     }
 }
 
@@ -92,16 +137,9 @@ impl Drop for Stack {
         };
         if let Some(figures) = &self.figures
             && chosen()
-            && let Some(used) = self.mapping.touched()
+            && let Some(used) = self.lent.mapping.touched()
         {
             figures.runtime.stack.exact(used as u64);
-        }
-        let mapping = std::mem::replace(&mut self.mapping, Mapping::NONE);
-        if mapping.empty()
-            && let Ok(mut kept) = self.kept.try_lock()
-            && kept.len() < KEPT
-        {
-            kept.push(mapping);
         }
     }
 }

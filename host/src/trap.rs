@@ -16,7 +16,7 @@ use crate::workload::trap_code;
 const PLACES: usize = 256;
 
 /// Reports per second and workload that the aggregator is told.
-const REPORTS: u32 = 10;
+const REPORTS: u32 = 20;
 
 /// A trap with its stack.
 #[derive(Clone, Debug)]

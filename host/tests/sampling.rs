@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sandscope_host::{Sandscope, WorkloadId};
 use sandscope_model::Frame;
+use sandscope_proto::otlp::PointValue;
 use sandscope_recording::Recording;
 use wasmtime::{Config, Engine, Instance, Store};
 
@@ -151,6 +152,53 @@ fn all_threads_are_sampled() {
             .map(|recorded| recorded.profile.samples())
             .sum();
         assert!(samples > 10, "{name}: {samples}");
+    }
+}
+
+/// Two requests that are polled inside the future of a third one, which also runs their guest, as the event loop of
+/// a store does: such samples are of the workload, and linked to no span. A call that is alone keeps its own.
+#[test]
+fn interleaved_calls_are_linked_to_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let wasm = wat::parse_str(CHAIN).unwrap();
+    for interleaved in [false, true] {
+        let path = dir.path().join("r.mcap");
+        let scope = Sandscope::builder().hz(250.0).record(&path).build().unwrap();
+        let engine = engine(&scope);
+        let guest = scope.load_module(&engine, &wasm, &WorkloadId::new("chain", "1"), "c.wasm").unwrap();
+        let mut store = Store::new(&engine, ());
+        let instance = Instance::new(&mut store, &guest, &[]).unwrap();
+        let main = instance.get_typed_func::<i32, i32>(&mut store, "main").unwrap();
+        let workload = guest.workload();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let request = async || {
+            tokio::task::yield_now().await;
+            Ok(())
+        };
+        let event_loop = workload.call_async(async {
+            if interleaved {
+                let (one, two) = tokio::join!(workload.call_async(request()), workload.call_async(request()));
+                one.and(two)?;
+            }
+            tokio::task::yield_now().await;
+            busy(|| {
+                main.call(&mut store, 20_000).unwrap();
+            });
+            Ok(())
+        });
+        runtime.block_on(event_loop).unwrap();
+        scope.shutdown();
+        let recording = Recording::open(&path).unwrap();
+        let sum = |name: &str| -> f64 {
+            let streams = recording.metrics().iter().filter(|stream| stream.point.name == name);
+            streams
+                .map(|stream| if let PointValue::Counter(sum) = stream.point.value { sum } else { 0.0 })
+                .sum()
+        };
+        let (samples, unlinked) = (sum("sandscope.samples"), sum("sandscope.samples.unlinked"));
+        assert!(samples > 30.0, "{samples} samples");
+        let share = unlinked / samples;
+        assert!(if interleaved { share > 0.9 } else { share == 0.0 }, "{unlinked} of {samples}");
     }
 }
 

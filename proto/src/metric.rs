@@ -100,6 +100,9 @@ metrics! {
     Traps = "wasm.traps", Counter, "{trap}";
     /// CPU time of guest code and of the host code that it called, estimated from samples.
     CpuTime = "wasm.cpu.time", Counter, "s";
+    /// Time that guests were ready to run and waited for a free CPU: the kernel's account of their threads, shared
+    /// out by samples. Absent where the kernel keeps none.
+    CpuDelay = "wasm.cpu.delay", Counter, "s";
     /// Slots in use of the pooling allocators of engines that guests were loaded into, by `wasm.pool.kind`.
     PoolSlots = "wasm.pool.slots", UpDownCounter, "{slot}";
     /// Instantiations that found no free slot in a pooling allocator.
@@ -110,6 +113,8 @@ metrics! {
     Samples = "sandscope.samples", Counter, "{sample}";
     /// Samples that found no room, by `reason`.
     SamplesDropped = "sandscope.samples.dropped", Counter, "{sample}";
+    /// Samples of calls that were under way at the same time in one store, so that they are linked to no span.
+    SamplesUnlinked = "sandscope.samples.unlinked", Counter, "{sample}";
     /// Waits, collections, growths and allocations whose stacks found no room.
     EventsDropped = "sandscope.events.dropped", Counter, "{event}";
     /// Threads that ran guests but could not be given a timer.
@@ -161,13 +166,16 @@ pub mod attribute {
     pub const KEPT: &str = "sandscope.span.kept";
     /// Span: time that the call waited before it ran, in seconds.
     pub const CALL_QUEUED: &str = "wasm.call.queue.duration";
-    /// Span: CPU time of guest code, in seconds.
+    /// Span: CPU time of the guest and of the host functions that it called, in seconds. Absent where it was not
+    /// taken: of workloads whose calls are usually shorter than 100 µs.
     pub const CALL_CPU: &str = "wasm.call.cpu.time";
-    /// Span: time in which the call did not run, in seconds.
+    /// Span: time in which the call did not run, in seconds: the duration less the CPU time, and with it the time
+    /// that a thread waited for a free CPU. Where CPU time is unknown: how long an async call was not polled.
     pub const CALL_OFF_CPU: &str = "wasm.call.off_cpu.time";
     /// Span: linear memory of the store at its largest, in bytes.
     pub const MEMORY_PEAK: &str = "wasm.memory.peak";
-    /// Span: stack of the call at its deepest, in bytes.
+    /// Span: native stack of the call at its deepest, in bytes, exact to a page. Only of calls for which the engine
+    /// made a stack (the first of an async store), of workloads whose calls are usually 100 µs or longer.
     pub const STACK_USED: &str = "wasm.stack.used";
     /// Span: class of an error: a trap code, an HTTP status, or `error`.
     pub const ERROR_TYPE: &str = "error.type";

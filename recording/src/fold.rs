@@ -17,6 +17,7 @@ use crate::metrics::MetricFold;
 use crate::samples::SampleFold;
 
 const MAX_MODULES: usize = 10_000;
+/// Traps that are kept; the others are counted.
 const MAX_TRAPS: usize = 1000;
 const MAX_STARTS: usize = 10_000;
 const MAX_BLOCKED: usize = 1000;
@@ -70,6 +71,8 @@ pub(crate) struct Fold {
     pub modules: Vec<ModuleInfo>,
     known: HashSet<ModuleInfo>,
     pub traps: Vec<wire::Trap>,
+    /// Signatures of traps beyond those.
+    pub more_traps: u64,
     /// The last message of each workload.
     pub locks: Vec<wire::Locks>,
     /// The last message of each workload.
@@ -136,7 +139,7 @@ impl Fold {
                 if trap.version > stacks::VERSION {
                     return None;
                 }
-                self.trap(trap)?;
+                self.trap(trap);
             }
             Topic::Spans => {
                 for batch in span_batches(message)? {
@@ -189,7 +192,7 @@ impl Fold {
     }
 
     /// Traps of one signature are one entry: the first one's stack, the highest count.
-    fn trap(&mut self, mut trap: wire::Trap) -> Option<()> {
+    fn trap(&mut self, mut trap: wire::Trap) {
         fn signature(trap: &wire::Trap) -> impl PartialEq + '_ {
             (&trap.workload, &trap.workload_version, &trap.code, trap.frames.first())
         }
@@ -198,11 +201,13 @@ impl Fold {
             && let Some(known) = self.traps.iter_mut().find(|known| signature(known) == signature(&trap))
         {
             known.count = known.count.max(trap.count);
-            return Some(());
+        } else if self.traps.len() < MAX_TRAPS {
+            trap.count = trap.count.max(1);
+            self.traps.push(trap);
+        } else if trap.count <= 1 || trap.frames.is_empty() {
+            // The first message of its signature; those that raise the count of one have a place.
+            self.more_traps += 1;
         }
-        trap.count = trap.count.max(1);
-        let room = self.traps.len() < MAX_TRAPS;
-        room.then(|| self.traps.push(trap))
     }
 }
 

@@ -42,6 +42,7 @@ pub struct Recording {
     profiles: Vec<RecordedProfile>,
     metrics: Vec<MetricStream>,
     traps: Vec<Trap>,
+    more_traps: u64,
     locks: Vec<Locks>,
     heaps: Vec<Heap>,
     blocked: Vec<BlockedCall>,
@@ -84,6 +85,7 @@ impl Recording {
             profiles: fold.samples.into_profiles(),
             metrics: fold.metrics.into_streams(),
             traps: fold.traps,
+            more_traps: fold.more_traps,
             locks: fold.locks,
             heaps: fold.heaps,
             blocked: fold.blocked,
@@ -144,9 +146,14 @@ impl Recording {
         self.spans
     }
 
-    /// Traps by signature, oldest first; each tells how often it came.
+    /// Traps by signature, oldest first; each tells how often it came. No more than 1000.
     pub fn traps(&self) -> &[Trap] {
         &self.traps
+    }
+
+    /// How many signatures of traps are recorded beyond those of [`Recording::traps`].
+    pub fn more_traps(&self) -> u64 {
+        self.more_traps
     }
 
     /// Where guests allocated and what they held, per workload.

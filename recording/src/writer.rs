@@ -217,14 +217,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds a trap and flushes: it may be the last thing that is heard of the process. A second one of the
-    /// same signature raises the count of the first; see [`wire::Trap`].
+    /// Adds a trap. A second one of the same signature raises the count of the first; see [`wire::Trap`].
     ///
     /// # Errors
     /// The file takes no more bytes; see [`WriteError`].
     pub fn trap(&mut self, trap: &wire::Trap) -> Result<(), WriteError> {
-        self.message(Topic::Traps.channel(), trap.time_unix_nano, trap)?;
-        self.flush()
+        self.message(Topic::Traps.channel(), trap.time_unix_nano, trap)
     }
 
     /// Adds the locks of a workload; they replace those that were added before.

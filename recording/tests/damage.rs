@@ -60,7 +60,7 @@ fn half_a_file_has_half_of_the_samples() {
 fn a_lost_chunk_costs_its_stream_and_no_more() {
     let mut bytes = bytes();
     let summary = mcap::Summary::read(&bytes).unwrap().unwrap();
-    // One chunk for the announcement of channels, one per second and one for the trap.
+    // One chunk for the announcement of channels, and one per second.
     let chunk = &summary.chunk_indexes[20];
     let start = chunk.chunk_start_offset as usize;
     bytes[start..start + chunk.chunk_length as usize].fill(0xaa);

@@ -67,6 +67,32 @@ fn traps_of_one_signature_are_one_entry() {
     assert_eq!(recording.traps(), [Trap { count: 10_000, ..first }, elsewhere, trap()]);
 }
 
+/// A reader keeps a bounded number of traps. More make the recording no less complete; they are counted, each
+/// place once, however often its count was raised.
+#[test]
+fn traps_beyond_a_bound_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let mut writer = Writer::create(&path, &head()).unwrap();
+    let at = |offset: u64, count: u64| Trap {
+        frames: vec![TrapFrame { module_id: "deadbeef".into(), offset, function: 1 }],
+        count,
+        ..trap()
+    };
+    (0..1200).for_each(|offset| writer.trap(&at(offset, 1)).unwrap());
+    (0..1200).for_each(|offset| writer.trap(&at(offset, 40)).unwrap());
+    let nowhere = Trap { frames: Vec::new(), count: 7, ..trap() };
+    writer.trap(&nowhere).unwrap();
+    writer.finish().unwrap();
+    // A storm of traps is not one of writes: when to flush is up to who records.
+    let chunks = mcap::Summary::read(&std::fs::read(&path).unwrap()).unwrap().unwrap().chunk_indexes;
+    assert!(chunks.len() < 10, "{} chunks", chunks.len());
+    let recording = Recording::open(&path).unwrap();
+    assert_eq!(recording.missing(), None);
+    assert_eq!((recording.traps().len(), recording.more_traps()), (1000, 201));
+    assert!(recording.traps().iter().all(|trap| trap.count == 40));
+}
+
 /// The file is an ordinary MCAP file: the container's own reader takes it, checksums and index included,
 /// and finds schemas for everything in it.
 #[test]

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use sandscope_host::runner::GuestFile;
-use sandscope_host::{Loaded, Sandscope, TraceParent};
+use sandscope_host::{Loaded, Sandscope, TraceParent, WorkloadId};
 use sandscope_proto::otlp::{PointValue, Scalar, Span, SpanStatus};
 use sandscope_recording::{MetricStream, Recording};
 use wasmtime::{
-    Config, Engine, Instance, InstanceAllocationStrategy, Module, PoolingAllocationConfig, Store,
+    Config, Engine, Func, Instance, InstanceAllocationStrategy, Module, PoolingAllocationConfig, Store,
 };
 
 /// `ok` returns, `bad` and `worse` trap.
@@ -109,7 +109,7 @@ fn a_request_tells_where_it_came_from() {
     assert_eq!(span.attribute("wasm.call.queue.duration"), Some(&Scalar::Float(0.25)));
     assert_eq!(span.attribute("sandscope.span.kept"), Some(&Scalar::Text("sampled".into())));
     // What nobody measured is absent, not 0.
-    assert_eq!(span.attribute("wasm.call.cpu.time"), None);
+    assert_eq!(span.attribute("wasm.memory.peak"), None);
     let duration = streams(&recording, "wasm.call.duration").next().unwrap();
     let exemplar = duration.point.exemplar.expect("an exemplar");
     assert_eq!((exemplar.trace_id, exemplar.span_id), (span.trace_id, span.span_id));
@@ -141,4 +141,93 @@ fn pool_slots_are_seen() {
     assert_eq!(used("memory"), PointValue::Gauge(2.0));
     let refused: Vec<f64> = streams(&recording, "wasm.pool.refused").map(counter).collect();
     assert_eq!(refused, [1.0]);
+}
+
+/// A guest that computes for 20 ms of CPU time and then waits for 60 ms: the span of its call tells both, sync and
+/// async alike, and of the async one how much stack it took. Once calls turn out to be short, they are not asked
+/// any more.
+#[test]
+fn cpu_time_and_waits_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let (scope, guest) = load(&path, &mut Config::new());
+    let wasm = wat::parse_str(
+        r#"(module (import "" "pause" (func $pause))
+            (func (export "run") (param $n i64)
+                (loop $again (br_if $again (i64.ne (local.tee $n (i64.sub (local.get $n) (i64.const 1))) (i64.const 0))))
+                (call $pause)))"#,
+    )
+    .unwrap();
+    let id = WorkloadId::new("mixed", "1");
+    let guest = scope.load_module(guest.engine(), &wasm, &id, "mixed.wasm").unwrap();
+    let workload = guest.workload();
+    let kept = || TraceParent::parse("00-0000000000000000000000000000002a-0000000000000007-01");
+    let steps = steps(|n| {
+        let mut store = Store::new(guest.engine(), ());
+        let nothing = Func::wrap(&mut store, || ());
+        let instance = Instance::new(&mut store, &guest, &[nothing.into()]).unwrap();
+        instance.get_typed_func::<i64, ()>(&mut store, "run").unwrap().call(&mut store, n).unwrap();
+    });
+
+    let mut store = Store::new(guest.engine(), ());
+    let sleep = Func::wrap(&mut store, || std::thread::sleep(WAIT));
+    let instance = Instance::new(&mut store, &guest, &[sleep.into()]).unwrap();
+    let run = instance.get_typed_func::<i64, ()>(&mut store, "run").unwrap();
+    workload.named("sync").request().parent(kept()).call(|| run.call(&mut store, steps)).unwrap();
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let mut store = Store::new(guest.engine(), ());
+        let sleep = Func::wrap_async(&mut store, |_, ()| Box::new(tokio::time::sleep(WAIT)));
+        let instance = Instance::new_async(&mut store, &guest, &[sleep.into()]).await.unwrap();
+        let run = instance.get_typed_func::<i64, ()>(&mut store, "run").unwrap();
+        let named = workload.named("async");
+        let (result, span) =
+            named.request().parent(kept()).call_async(run.call_async(&mut store, steps)).await;
+        result.unwrap();
+        drop(span);
+    });
+
+    let nothing = Func::wrap(&mut store, || ());
+    let instance = Instance::new(&mut store, &guest, &[nothing.into()]).unwrap();
+    let run = instance.get_typed_func::<i64, ()>(&mut store, "run").unwrap();
+    for _ in 0..2 {
+        workload.named("short").request().parent(kept()).call(|| run.call(&mut store, 1)).unwrap();
+    }
+    scope.shutdown();
+
+    let spans = spans(&Recording::open(&path).unwrap());
+    let of = |name: &str| spans.iter().rfind(|span| span.name == name).unwrap();
+    let float = |span: &Span, key: &str| match span.attribute(key) {
+        Some(Scalar::Float(seconds)) => *seconds,
+        other => panic!("{key} of {}: {other:?}", span.name),
+    };
+    for span in [of("sync"), of("async")] {
+        let (cpu, off) = (float(span, "wasm.call.cpu.time"), float(span, "wasm.call.off_cpu.time"));
+        let duration = (span.end_unix_nano - span.start_unix_nano) as f64 * 1e-9;
+        // How fast the machine computes changes meanwhile; the wait is part of the rest, whoever else is busy.
+        assert!(cpu > 0.005 && cpu < duration - WAIT.as_secs_f64(), "{cpu} s of {duration} s: {}", span.name);
+        assert!(off >= WAIT.as_secs_f64() && (cpu + off - duration).abs() < 1e-6, "{off} s of {duration} s");
+    }
+    let Some(Scalar::Int(stack)) = of("async").attribute("wasm.stack.used") else { panic!("no stack") };
+    assert!((4096..2 << 20).contains(stack), "{stack} bytes");
+    assert_eq!(of("sync").attribute("wasm.stack.used"), None);
+    assert_eq!(of("short").attribute("wasm.call.cpu.time"), None);
+}
+
+/// How long a guest waits.
+const WAIT: Duration = Duration::from_millis(60);
+
+/// Steps that take a guest about 20 ms of CPU time.
+fn steps(run: impl Fn(i64)) -> i64 {
+    let cpu = || {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `now` lives across the call.
+        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
+        Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+    };
+    let started = cpu();
+    run(10_000_000);
+    let took = cpu() - started;
+    (10_000_000.0 * 0.02 / took.as_secs_f64()) as i64
 }

@@ -1,6 +1,8 @@
-//! Whether samples tell the truth: guests whose CPU time is known by another clock, and what sandscope says.
+//! Whether samples tell the truth: guests whose CPU time and waits are known by another clock, and what sandscope
+//! says.
 
 mod planted;
+mod waits;
 
 use std::time::Duration;
 
@@ -22,6 +24,13 @@ const SHARE: f64 = 0.02;
 const CHANGE: f64 = 0.03;
 /// Least part of busy threads that is seen.
 const SEEN: f64 = 0.97;
+
+/// Farthest that the time of a function's waits may be from the truth, as a part of it.
+const OFF_CPU: f64 = 0.02;
+
+/// Time of the waits of an experiment: of the short ones only a share is recorded, so that few say little.
+const WAITS: Duration = Duration::from_secs(30);
+const QUICK_WAITS: Duration = Duration::from_secs(10);
 
 /// CPU time of each thread of an experiment.
 const FULL: Duration = Duration::from_secs(60);
@@ -67,6 +76,10 @@ pub fn run(quick: bool) -> Result<()> {
             );
         }
         table.busy(count, sampled / clocked);
+    }
+    let waits = waits::run(if quick { QUICK_WAITS } else { WAITS }, &mut random)?;
+    for (name, (clocked, recorded)) in ["first", "second"].into_iter().zip(waits.each()) {
+        table.off_cpu(name, clocked, recorded);
     }
     table.finish()
 }
@@ -187,6 +200,19 @@ impl Table {
             bound * 100.0
         );
         self.verdict.add((sampled - truth).abs() <= bound, format!("{name}: {off:+.2} points"));
+    }
+
+    fn off_cpu(&mut self, function: &str, clocked: Duration, recorded: Duration) {
+        let (truth, recorded) = (clocked.as_secs_f64(), recorded.as_secs_f64());
+        let off = recorded / truth - 1.0;
+        let bound = OFF_CPU * 100.0;
+        println!(
+            "| waits of 0.2 to 30 ms: off-CPU time of the {function} function | {truth:.3} s | {recorded:.3} s \
+             | {:+.2} % | ±{bound:.0} % |",
+            off * 100.0
+        );
+        let what = format!("off-CPU time of the {function} function: {:+.2} %", off * 100.0);
+        self.verdict.add(off.abs() <= OFF_CPU, what);
     }
 
     fn busy(&mut self, count: u32, seen: f64) {

@@ -62,7 +62,7 @@ pub(super) fn document(recording: &Recording, top: usize) -> Document {
             .iter()
             .map(|trap| one_trap(trap, head.started_unix_nano, &symbols))
             .collect(),
-        notes: symbols.notes,
+        notes: more_traps(recording).into_iter().chain(symbols.notes).collect(),
     }
 }
 
@@ -197,4 +197,10 @@ fn one_trap(trap: &wire::Trap, started: u64, symbols: &Symbols) -> Trap {
         at_s: (started > 0).then(|| trap.time_unix_nano.saturating_sub(started) as f64 / 1e9),
         count: trap.count,
     }
+}
+
+/// A note if the recording holds more traps than a reader keeps.
+fn more_traps(recording: &Recording) -> Option<String> {
+    let (shown, more) = (recording.traps().len() as u64, recording.more_traps());
+    (more > 0).then(|| format!("{shown} of {} places that trapped are shown", shown + more))
 }

@@ -190,6 +190,20 @@ fn nothing_recorded_is_null_or_empty() {
     assert_eq!(on["samples"]["cpu"], json!({"count": 0, "dropped": 0, "hz": 99.0}));
 }
 
+/// More traps than a reader keeps are a note; nothing is missing from the recording.
+#[test]
+fn traps_beyond_a_bound_are_a_note() {
+    let recording = record(true, &head(), |writer| {
+        for offset in 0..1001 {
+            let frames = vec![TrapFrame { module_id: "deadbeef".into(), offset, function: 1 }];
+            writer.trap(&Trap { version: 1, count: 1, frames, ..Trap::default() }).unwrap();
+        }
+    });
+    let document = json(&Report::new(&recording, 10));
+    assert_eq!(document["recording"]["complete"], true);
+    assert_eq!(document["notes"][0], "1000 of 1001 places that trapped are shown");
+}
+
 /// Names that carry escape sequences neither reach the terminal as such nor get lost in JSON.
 #[test]
 fn names_cannot_command_a_terminal() {

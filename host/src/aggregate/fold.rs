@@ -12,6 +12,7 @@ use super::heap::{self, Allocation};
 use super::locks::Wait;
 use crate::code::{CodeView, instructions};
 use crate::sampler::{Drained, Kind};
+use crate::span::{AMBIGUOUS, NO_SPAN};
 use crate::{hooks, hostcall};
 
 /// Distinct stacks that are kept per settling; more fold into `[other]`.
@@ -44,6 +45,8 @@ pub(super) struct RawFold {
     /// Allocations (`true`) and frees.
     heap: Vec<(bool, Event)>,
     dropped: u64,
+    /// Samples of calls that run at the same time.
+    unlinked: u64,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -87,6 +90,8 @@ pub(super) struct Interval {
     pub heap: Vec<heap::Record>,
     /// Records that found no room.
     pub dropped: u64,
+    /// Samples of calls in one store at the same time, of which nobody knows whose they are.
+    pub unlinked: u64,
 }
 
 impl Settled {
@@ -146,9 +151,17 @@ impl RawFold {
         if record.kind == Kind::Free {
             return;
         }
+        let span = match (kind, record.span) {
+            (SampleKind::Cpu, AMBIGUOUS) => {
+                self.unlinked += 1;
+                NO_SPAN
+            }
+            (SampleKind::Cpu, span) => span,
+            (SampleKind::Wall | SampleKind::Alloc, _) => NO_SPAN,
+        };
         let stack = RawStack {
             workload: record.workload,
-            span: if kind == SampleKind::Cpu { record.span } else { 0 },
+            span,
             kind,
             in_host: record.kind != Kind::Guest,
             truncated: record.truncated,
@@ -191,6 +204,7 @@ impl RawFold {
             waits: waits.iter().map(|event| wait(codes, event)).collect(),
             heap: heap.iter().map(|(allocated, event)| heap_record(codes, *allocated, event)).collect(),
             dropped: std::mem::take(&mut self.dropped),
+            unlinked: std::mem::take(&mut self.unlinked),
         }
     }
 }
@@ -229,7 +243,7 @@ impl Settled {
             frames.push(self.profile.frame(Frame::Host(TRUNCATED.into())));
         }
         let index = self.profile.add(&frames, weight);
-        if stack.span != 0 && self.links.len() < MAX_LINKS {
+        if stack.span != NO_SPAN && self.links.len() < MAX_LINKS {
             self.links.push(Link { stack: index, trace_id: 0, span_id: stack.span, value: weight.value });
         }
     }

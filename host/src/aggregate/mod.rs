@@ -9,6 +9,7 @@
 //! ```
 
 mod blocked;
+mod delay;
 mod fold;
 mod heap;
 mod locks;
@@ -37,11 +38,12 @@ use crate::export::{Exporter, Outgoing};
 use crate::sampler::Unavailable;
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
 use crate::sites::Sites;
-use crate::span::SpanRecord;
+use crate::span::{SpanRecord, TICKS};
 use crate::trap::TrapReport;
 use crate::{agent, debug_info, facade, sampler};
 
 use blocked::Blocked;
+use delay::Delays;
 pub(crate) use fold::Settled;
 use fold::{Pending, RawFold};
 use heap::Heap;
@@ -51,9 +53,11 @@ use spans::{Spans, Wanted};
 use traps::TrapLog;
 
 /// Time between drains: a ring holds the deepest stacks of this long at the default rate.
-const DRAIN: Duration = Duration::from_millis(50);
+const DRAIN: Duration = Duration::from_millis(1000 / TICKS as u64);
 /// Time between writes to a recording: what a power cut may take.
 const RECORD: Duration = Duration::from_secs(1);
+/// Time between two writes for the sake of traps, which come in storms.
+const AFTER_TRAP: Duration = Duration::from_millis(250);
 /// Longest time that the last export may take.
 const LAST_EXPORT: Duration = Duration::from_secs(3);
 
@@ -121,6 +125,7 @@ pub(crate) fn start(
                     None => None,
                 };
                 let started = unix_nanos(SystemTime::now());
+                let now = Instant::now();
                 let wanted = Wanted { record: recorder.is_some(), export: exporter.is_some() };
                 let mut aggregator = Aggregator {
                     shared,
@@ -134,12 +139,16 @@ pub(crate) fn start(
                     locks: Locks::default(),
                     heap: Heap::default(),
                     blocked: Blocked::default(),
+                    delays: Delays::default(),
                     spans: Spans::new(ended, wanted),
                     traps: TrapLog::default(),
                     waiting: Vec::new(),
                     dropped: 0,
                     events_dropped: 0,
+                    unlinked: 0,
                     started,
+                    wrote: now,
+                    next_record: now + RECORD,
                     warned: false,
                     warned_of_cache: false,
                     warned_of_engine: false,
@@ -175,6 +184,7 @@ struct Aggregator {
     locks: Locks,
     heap: Heap,
     blocked: Blocked,
+    delays: Delays,
     spans: Spans,
     traps: TrapLog,
     /// Retired code that a handler might still have been reading at the last settling.
@@ -183,7 +193,12 @@ struct Aggregator {
     dropped: u64,
     /// The same of waits, collections, allocations and other events.
     events_dropped: u64,
+    /// Samples that may be of any of several calls.
+    unlinked: u64,
     started: u64,
+    /// When the recording was brought up to date, and when it will be.
+    wrote: Instant,
+    next_record: Instant,
     warned: bool,
     warned_of_cache: bool,
     warned_of_engine: bool,
@@ -196,7 +211,6 @@ impl Aggregator {
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(blocked::LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut next_record = Instant::now() + RECORD;
         let mut next_export = Instant::now() + self.settings.interval;
         loop {
             tokio::select! {
@@ -216,8 +230,7 @@ impl Aggregator {
                     }
                 }
                 _ = look.tick() => self.blocked.look(self.shared.scope, &self.shared.codes),
-                () = sleep_until(next_record), if self.recorder.is_some() => {
-                    next_record = Instant::now() + RECORD;
+                () = sleep_until(self.next_record), if self.recorder.is_some() => {
                     self.settle();
                     self.write(false);
                 }
@@ -242,9 +255,8 @@ impl Aggregator {
             Command::Trapped(trap) => {
                 if let Some(recorder) = &mut self.recorder {
                     recorder.trap(&self.traps.first(&trap));
-                    // At a trap at once: the process may be about to end.
-                    self.settle();
-                    self.write(false);
+                    // At once, unless it was just done: the process may be about to end.
+                    self.next_record = self.next_record.min(self.wrote + AFTER_TRAP);
                 }
             }
             Command::Unsampled(reason) => {
@@ -289,8 +301,11 @@ impl Aggregator {
     }
 
     fn drain(&mut self) {
-        let raw = &mut self.raw;
-        let dropped = sampler::drain(self.shared.scope, |record| raw.add(record));
+        let (raw, delays) = (&mut self.raw, &mut self.delays);
+        let dropped = sampler::drain(self.shared.scope, |thread, record| {
+            raw.add(record);
+            delays.add(thread, record);
+        });
         self.dropped += dropped.samples;
         self.events_dropped += dropped.events;
         self.spans.drain(&self.shared.all_figures());
@@ -315,6 +330,7 @@ impl Aggregator {
         let figures = self.shared.all_figures();
         figures.iter().for_each(|figures| figures.learn());
         let period = if self.shared.hz > 0.0 { (1e9 / self.shared.hz) as u64 } else { 0 };
+        self.delays.share_out(period, &figures);
         let settled = self.raw.settle(&CodeView::new(all), period);
         for (ordinal, profile) in settled.profiles {
             let Some(figures) = figures.get(ordinal as usize) else { continue };
@@ -330,6 +346,7 @@ impl Aggregator {
             }
         }
         self.events_dropped += settled.dropped;
+        self.unlinked += settled.unlinked;
         for wait in settled.waits {
             self.locks.add(wait);
         }
@@ -353,6 +370,7 @@ impl Aggregator {
         points.push(
             Point::of(Metric::SamplesDropped, None, counter(self.dropped)).with(attribute::REASON, "no_room"),
         );
+        points.push(Point::of(Metric::SamplesUnlinked, None, counter(self.unlinked)));
         points.push(Point::of(Metric::EventsDropped, None, counter(self.events_dropped)));
         let unsampled = self.shared.unsampled.load(Ordering::Relaxed);
         points.push(Point::of(Metric::ThreadsUnsampled, None, PointValue::Gauge(unsampled as f64)));
@@ -419,6 +437,8 @@ impl Aggregator {
         }
         recorder.cold_starts(end);
         recorder.flush();
+        self.wrote = Instant::now();
+        self.next_record = self.wrote + RECORD;
         if let Some(reason) = recorder.take_failure() {
             let path = recorder.path().to_owned();
             (self.settings.on_warning)(&Warning::Recording { path, reason });

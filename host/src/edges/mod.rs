@@ -43,13 +43,20 @@ fn sample(guest: &Guest, kinds: &[&[&'static str]], mut run: impl FnMut() + Send
         let worker = threads.spawn(|| {
             while !enough.load(Ordering::Relaxed) {
                 let figures = &figures;
-                let _active = enter(Entry { scope, hz: 1000.0, figures, span: 0, unsampled: &unsampled });
+                let _active = enter(Entry {
+                    scope,
+                    hz: 1000.0,
+                    figures,
+                    span: 0,
+                    concurrent: false,
+                    unsampled: &unsampled,
+                });
                 run();
             }
         });
         loop {
             let last = worker.is_finished();
-            let dropped = drain(scope, |sample| {
+            let dropped = drain(scope, |_, sample| {
                 let in_host = match sample.kind {
                     Kind::Guest => false,
                     Kind::Host => true,

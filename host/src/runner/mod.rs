@@ -145,6 +145,8 @@ impl Runner {
     pub fn with_config(scope: &Sandscope, mut config: Config) -> Result<Self, RunError> {
         config.wasm_threads(true).shared_memory(true).wasm_gc(true).wasm_function_references(true);
         config.wasm_exceptions(true).wasm_tail_call(true);
+        // An instance has one call at a time here, and need not pay for keeping track of several.
+        config.concurrency_support(false);
         let engine = Engine::new(&config).map_err(RunError::Engine)?;
         Ok(Self { engine, scope: scope.clone() })
     }

@@ -44,7 +44,14 @@ pub(crate) fn every_instruction(text: TextRange, run: impl FnOnce(fn())) -> Hash
     {
         let (figures, unsampled) =
             (Arc::new(Figures::new(WorkloadId::new("steps", "1"), 0)), AtomicU64::new(0));
-        let _active = enter(Entry { scope, hz: 0.0, figures: &figures, span: 0, unsampled: &unsampled });
+        let _active = enter(Entry {
+            scope,
+            hz: 0.0,
+            figures: &figures,
+            span: 0,
+            concurrent: false,
+            unsampled: &unsampled,
+        });
         STEPS.set(&raw mut steps);
         // SAFETY: sets the trap flag, which only the handler sees.
         run(|| unsafe { std::arch::asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq") });

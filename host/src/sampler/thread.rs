@@ -12,6 +12,7 @@ use super::flight::{Note, NoteCell};
 use super::ring::{Drained, Kind, Label, Record, Ring};
 use super::table::{TEXT, TextTable};
 use crate::engine;
+use crate::span::{AMBIGUOUS, NO_SPAN};
 use crate::workload::Figures;
 
 /// Words of the ring of samples: 32 KiB, which at 99 Hz and 50 ms between drains holds the deepest stacks.
@@ -28,6 +29,8 @@ pub(crate) struct ThreadState {
     owned: AtomicBool,
     /// Calls that are active on the state's thread, which alone reads and writes it.
     depth: AtomicU32,
+    /// The kernel's number of the thread; 0 where there is none.
+    thread: AtomicU32,
     /// Ordinal of the workload of the active call.
     workload: AtomicU32,
     /// Span id of the active call; 0 for none.
@@ -116,6 +119,8 @@ pub(crate) struct Entry<'a> {
     pub figures: &'a Arc<Figures>,
     /// Id of the call's span; 0 for none.
     pub span: u64,
+    /// Whether the call goes on after this entry, and the call around it too: a poll.
+    pub concurrent: bool,
     /// Counted up if the thread cannot be given a timer.
     pub unsampled: &'a AtomicU64,
 }
@@ -128,6 +133,14 @@ pub(crate) struct Active<'a> {
     span: u64,
     figures: *const Arc<Figures>,
     _borrow: PhantomData<&'a Figures>,
+}
+
+impl Active<'_> {
+    /// What samples of this moment are linked to, if they are taken.
+    pub(crate) fn span(&self) -> Option<u64> {
+        // SAFETY: as in `active`.
+        unsafe { self.state.as_ref() }.map(|state| state.span.load(Ordering::Relaxed))
+    }
 }
 
 impl Drop for Active<'_> {
@@ -144,7 +157,8 @@ impl Drop for Active<'_> {
     }
 }
 
-/// Marks a workload's call as active on this thread. Nested calls restore the outer one.
+/// Marks a workload's call as active on this thread. Nested calls restore the outer one, of which nobody knows any
+/// more what it runs if both are concurrent calls of one workload: see [`AMBIGUOUS`].
 ///
 /// The first time on a thread makes its timer.
 #[inline]
@@ -156,7 +170,11 @@ pub(crate) fn enter(entry: Entry<'_>) -> Active<'_> {
     let (workload, span) = match state {
         Some(state) => {
             state.depth.store(state.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-            let before = (state.workload.load(Ordering::Relaxed), state.span.load(Ordering::Relaxed));
+            let mut before = (state.workload.load(Ordering::Relaxed), state.span.load(Ordering::Relaxed));
+            let both_calls = before.1 != NO_SPAN && entry.span != NO_SPAN;
+            if entry.concurrent && both_calls && before.0 == entry.figures.ordinal {
+                before.1 = AMBIGUOUS;
+            }
             state.workload.store(entry.figures.ordinal, Ordering::Relaxed);
             state.span.store(entry.span, Ordering::Relaxed);
             before
@@ -179,6 +197,7 @@ fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
         let own = attached.0.iter().position(|(_, state)| state.is_idle());
         let state = own.map_or_else(take_state, |at| attached.0.swap_remove(at).1);
         state.begin(scope);
+        state.thread.store(thread_id(), Ordering::Relaxed);
         if hz > 0.0 {
             // Locked: the scope may end meanwhile, and then nobody else would stop the timer.
             let _states = lock(&STATES);
@@ -201,6 +220,14 @@ fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
     state
 }
 
+fn thread_id() -> u32 {
+    #[cfg(target_os = "linux")]
+    // SAFETY: gettid has no preconditions.
+    return unsafe { libc::gettid() } as u32;
+    #[cfg(not(target_os = "linux"))]
+    0
+}
+
 fn take_state() -> &'static ThreadState {
     let mut states = lock(&STATES);
     let free = |state: &&ThreadState| {
@@ -211,6 +238,7 @@ fn take_state() -> &'static ThreadState {
             scope: AtomicU64::new(0),
             owned: AtomicBool::new(true),
             depth: AtomicU32::new(0),
+            thread: AtomicU32::new(0),
             workload: AtomicU32::new(0),
             span: AtomicU64::new(0),
             flight: NoteCell::new(),
@@ -323,16 +351,19 @@ pub(crate) struct Dropped {
     pub events: u64,
 }
 
-/// Empties the rings of a scope and recycles those of threads that ended.
+/// Empties the rings of a scope and recycles those of threads that ended. Gives out each record with the kernel's
+/// number of its thread.
 ///
 /// One drain of a scope at a time.
-pub(crate) fn drain(scope: u64, mut each: impl FnMut(&Drained<'_>)) -> Dropped {
+pub(crate) fn drain(scope: u64, mut each: impl FnMut(u32, &Drained<'_>)) -> Dropped {
     let states: Vec<&'static ThreadState> =
         lock(&STATES).iter().copied().filter(|state| state.scope.load(Ordering::Acquire) == scope).collect();
     let mut dropped = Dropped::default();
     let mut pcs = Vec::with_capacity(super::MAX_FRAMES);
     for state in states {
         let exited = !state.owned.load(Ordering::Acquire);
+        let thread = state.thread.load(Ordering::Relaxed);
+        let mut each = |record: &Drained<'_>| each(thread, record);
         dropped.samples += state.samples.drain(&mut pcs, &mut each);
         dropped.events += state.events.drain(&mut pcs, &mut each);
         if exited {
@@ -359,4 +390,36 @@ fn announced(table: *mut TextTable) -> bool {
 /// Frees replaced text tables; true if no handler can still see a range that was removed before.
 pub(crate) fn reclaim_tables() -> bool {
     TEXT.reclaim(announced)
+}
+
+#[cfg(test)]
+mod tests {
+    use sandscope_model::WorkloadId;
+
+    use super::*;
+
+    /// A call in whose poll another one of the same workload is polled is nobody's from then on: what runs next may
+    /// be either. A call inside a host function of a call, or of another workload, leaves it as it was.
+    #[test]
+    fn interleaved_calls_are_ambiguous() {
+        let figures = [0, 1].map(|n| Arc::new(Figures::new(WorkloadId::new("w", &n.to_string()), n)));
+        let unsampled = AtomicU64::new(0);
+        let enter = |workload: usize, span, concurrent| {
+            let figures = &figures[workload];
+            enter(Entry { scope: 1 << 41, hz: 0.0, figures, span, concurrent, unsampled: &unsampled })
+        };
+        let outer = enter(0, 7, true);
+        for (workload, span, concurrent) in [(0, 8, false), (1, 8, true), (0, NO_SPAN, true)] {
+            let inner = enter(workload, span, concurrent);
+            assert_eq!((inner.span(), active().unwrap().label(1).span), (Some(span), span));
+            drop(inner);
+            assert_eq!(outer.span(), Some(7));
+        }
+        let inner = enter(0, 8, true);
+        assert_eq!(inner.span(), Some(8));
+        drop(inner);
+        assert_eq!(outer.span(), Some(AMBIGUOUS));
+        drop(outer);
+        release(1 << 41);
+    }
 }

@@ -1,20 +1,29 @@
-//! Which calls become spans: all that failed, all that their caller keeps, the slow ones and some of the rest,
-//! each kind at a rate per workload, so that no storm of one kind or of one tenant costs the others theirs.
+//! Which calls become spans, and of which the CPU time is taken. Spans: all that failed, all that their caller keeps, the slow ones and some of the rest,
+//! each kind at a rate per workload, so that no storm of one kind or of one tenant costs the others theirs. CPU
+//! time: of workloads whose calls are long enough for its clock.
 //!
 //! # Accuracy
 //! What is kept is no fair sample of all calls: a span says why it was kept, and histograms count them all.
 //! Slow is what lies above the 99th percentile of the workload's good calls since it was loaded, from its
 //! hundredth call on.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use sandscope_model::AtomicHistogram;
 
 /// Refills per second; the aggregator's drains.
-const TICKS: u32 = 10;
+pub(crate) const TICKS: u32 = 20;
 
 /// Calls from which on a percentile means something.
 const ENOUGH: u64 = 100;
+
+/// Median duration from which on two readings of the CPU clock are nothing to a call, in ns.
+const LONG_NS: u64 = 100_000;
+
+/// What is known of how long a workload's calls are.
+const UNKNOWN: u8 = 0;
+const SHORT: u8 = 1;
+const LONG: u8 = 2;
 
 /// From the middle of a histogram's bucket to its upper bound, and a bit: calls of one duration are not slow.
 const BUCKET: f64 = 1.05;
@@ -61,7 +70,7 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    /// A full bucket. `rate` is per second, a multiple of 10.
+    /// A full bucket. `rate` is per second, a multiple of [`TICKS`].
     pub(crate) const fn new(rate: u32) -> Self {
         Self { rate, tokens: AtomicU32::new(rate) }
     }
@@ -86,6 +95,8 @@ pub(crate) struct Gate {
     /// Usual calls are not counted here: there are too many of them, and they are what is left.
     refused: [AtomicU64; Kept::ALL.len()],
     slow_ns: AtomicU64,
+    /// [`UNKNOWN`], [`SHORT`] or [`LONG`].
+    length: AtomicU8,
 }
 
 impl Gate {
@@ -100,6 +111,7 @@ impl Gate {
             admitted: [const { AtomicU64::new(0) }; Kept::ALL.len()],
             refused: [const { AtomicU64::new(0) }; Kept::ALL.len()],
             slow_ns: AtomicU64::new(u64::MAX),
+            length: AtomicU8::new(UNKNOWN),
         }
     }
 
@@ -124,13 +136,28 @@ impl Gate {
         self.buckets.iter().for_each(Bucket::refill);
     }
 
-    /// Learns what is slow from the durations of good calls.
+    /// Whether a call's CPU time is taken: until a short call was seen, and where they are usually long.
+    pub(crate) fn takes_cpu(&self) -> bool {
+        self.length.load(Relaxed) != SHORT
+    }
+
+    /// Says how long a call was whose CPU time was taken. Before anything was learned, one short call is enough
+    /// to stop.
+    pub(crate) fn took_cpu(&self, duration_ns: u64) {
+        if duration_ns < LONG_NS && self.length.load(Relaxed) == UNKNOWN {
+            self.length.store(SHORT, Relaxed);
+        }
+    }
+
+    /// Learns what is slow and what is usual from the durations of good calls.
     pub(crate) fn learn(&self, good: &AtomicHistogram) {
         let good = good.snapshot();
-        if good.count >= ENOUGH
-            && let Some(seconds) = good.quantile(0.99)
-        {
-            self.slow_ns.store((seconds * BUCKET * 1e9) as u64, Relaxed);
+        if good.count < ENOUGH {
+            return;
+        }
+        if let (Some(usual), Some(slow)) = (good.quantile(0.5), good.quantile(0.99)) {
+            self.slow_ns.store((slow * BUCKET * 1e9) as u64, Relaxed);
+            self.length.store(if usual * 1e9 >= LONG_NS as f64 { LONG } else { SHORT }, Relaxed);
         }
     }
 
@@ -157,7 +184,7 @@ mod tests {
         assert_eq!(gate.admit(false, true, 5), Some(Kept::Sampled));
         gate.refill();
         let usual = (0..1000).filter(|_| gate.admit(false, false, 5).is_some()).count();
-        assert_eq!(usual, 2);
+        assert_eq!(usual, 1);
     }
 
     /// Without history nothing is slow; with it, what nearly all calls are faster than.
@@ -171,5 +198,22 @@ mod tests {
         gate.learn(&good);
         assert_eq!(gate.admit(false, false, 1_000_000), Some(Kept::Usual));
         assert_eq!(gate.admit(false, false, 2_000_000), Some(Kept::Slow));
+    }
+
+    /// CPU time is taken until a short call is seen, and again once most calls turn out to be long.
+    #[test]
+    fn cpu_time_is_for_long_calls() {
+        let (gate, good) = (Gate::new(), AtomicHistogram::default());
+        gate.took_cpu(5_000_000);
+        assert!(gate.takes_cpu());
+        gate.took_cpu(10_000);
+        assert!(!gate.takes_cpu());
+        (0..101).for_each(|_| good.record_ns(5_000_000));
+        gate.learn(&good);
+        gate.took_cpu(10_000);
+        assert!(gate.takes_cpu());
+        (0..200).for_each(|_| good.record_ns(10_000));
+        gate.learn(&good);
+        assert!(!gate.takes_cpu());
     }
 }

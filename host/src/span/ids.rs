@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 
+use super::{AMBIGUOUS, NO_SPAN};
+
 thread_local! {
     /// State of xoroshiro128++; zero until first used.
     static STATE: Cell<[u64; 2]> = const { Cell::new([0; 2]) };
@@ -13,11 +15,11 @@ pub(super) fn trace() -> u128 {
     (u128::from(next()) << 64) | u128::from(span())
 }
 
-/// A span id; never 0.
+/// A span id; neither [`NO_SPAN`] nor [`AMBIGUOUS`].
 pub(super) fn span() -> u64 {
     loop {
         let id = next();
-        if id != 0 {
+        if ![NO_SPAN, AMBIGUOUS].contains(&id) {
             return id;
         }
     }

@@ -3,6 +3,13 @@
 //! Every call updates histograms; a span is kept only of some, see [`gate`]. A kept one goes through a bounded
 //! queue to the aggregator. Nothing here formats, and nothing allocates but the queue, once.
 //!
+//! # Accuracy
+//! A sample is of the call that its thread was in. Where calls of one store are concurrent (component-model
+//! async), the engine runs all of them inside the poll of `run_concurrent`, each on a stack that it passes from
+//! one to the next, and tells nobody which it runs. So a call in whose poll another call of the same workload is
+//! polled loses its samples' links from then on, and they are counted: `sandscope.samples.unlinked`. What is not
+//! seen: a task that goes on after its call has returned, inside the poll of the store's next call.
+//!
 //! # Security
 //! Ids, flags and `tracestate` of a request are its client's: one that asks for its trace to be kept gets its
 //! share of the workload's rate, no more. A span names no path, query, header or body of a request, nor what a
@@ -17,13 +24,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use wasmtime::Trap;
 
-pub(crate) use gate::{Bucket, Gate, Kept};
+pub(crate) use gate::{Bucket, Gate, Kept, TICKS};
 pub use parent::TraceParent;
 
 use crate::clock::Moment;
 use crate::workload::Outcome;
 
-/// Spans that may wait for the aggregator, which looks ten times a second.
+/// Spans that may wait for the aggregator, which looks twenty times a second.
 const QUEUE: usize = 2048;
 
 /// The sampled bit of W3C trace flags.
@@ -31,6 +38,10 @@ const SAMPLED: u8 = 1;
 
 /// What samples of an instantiation carry in a span id's place.
 pub(crate) const NO_SPAN: u64 = 0;
+
+/// What samples carry where several calls of one store are under way and nobody knows which of them runs. No
+/// span has this id.
+pub(crate) const AMBIGUOUS: u64 = u64::MAX;
 
 /// A call's place in its trace, known before it runs.
 #[derive(Clone, Debug, Default)]
@@ -80,11 +91,13 @@ pub(crate) struct Details {
     pub queued_ns: Option<u64>,
     /// Linear memory of the store, bytes.
     pub peak_memory: Option<u64>,
-    /// CPU time of guest code; not measured yet.
+    /// CPU time of the guest and of the host functions that it called; taken of workloads whose calls are
+    /// usually long, see [`gate`].
     pub guest_cpu_ns: Option<u64>,
-    /// Time in which an async call waited for the host; absent for others.
+    /// The rest of the duration: blocked, waiting for the host, or for a free CPU. Without CPU time what is
+    /// known of it: how long an async call was not polled.
     pub off_cpu_ns: Option<u64>,
-    /// Stack at its deepest, bytes; not measured yet.
+    /// Native stack at its deepest, bytes; of calls for which the engine made one: the first of an async store.
     pub stack: Option<u64>,
     pub http: Option<Http>,
 }

@@ -13,9 +13,6 @@ use wasmparser::{ElementItems, ExternalKind, Operator, Parser, Payload, TypeRef}
 const HOST: [&str; 3] = ["[host]", "[engine]", "[other]"];
 const TRUNCATED: &str = "[truncated]";
 
-/// Traps that a reader keeps of a recording; those beyond it make the recording incomplete.
-const TRAPS: usize = 1000;
-
 /// Who may call whom.
 pub struct Facts {
     bodies: Vec<Range<u64>>,
@@ -138,8 +135,7 @@ pub struct Truth {
 /// At the first that cannot have been.
 pub fn recording(path: &Path, truth: &Truth) -> Seen {
     let recording = Recording::open(path).expect("the recording opens");
-    let storm = recording.traps().len() >= TRAPS;
-    assert!(recording.complete() || storm, "{:?}", recording.missing());
+    assert!(recording.complete(), "{:?}", recording.missing());
     let mut seen = Seen::default();
     for recorded in recording.profiles() {
         let module = truth.workloads.get(&*recorded.workload.name);
