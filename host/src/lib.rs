@@ -37,6 +37,8 @@ mod export;
 mod facade;
 mod hooks;
 mod load;
+mod memories;
+mod pages;
 mod pool;
 mod prepare;
 mod rewrite;

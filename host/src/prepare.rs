@@ -191,7 +191,9 @@ impl Sandscope {
         let code = Arc::new(Code::new(module.clone(), length, code, rewritten));
         let loaded = Loaded::new(artifact, Arc::clone(&code), workload, sidecar);
         let (workload, name) = (id.clone(), name.to_owned());
-        self.shared().tell(Command::Loaded(NewCode { id: module, workload, name, bytes, code, start }));
+        let pooled = engine.pooling_allocator_metrics().is_some();
+        let code = NewCode { id: module, workload, name, bytes, code, start, pooled };
+        self.shared().tell(Command::Loaded(code));
         loaded
     }
 }

@@ -4,11 +4,12 @@
 //! Exact to a page, over the life of a store: a stack is a fresh mapping, and the lowest page that was
 //! touched is asked for when it goes. Stores that lived for a millisecond or more are measured, and one in
 //! sixty-four of the others. Host functions run on the same stack and count. Stores that are not async, or
-//! pooled, have no stack of their own: for them there is only the lowest stack pointer of a sample.
+//! pooled, have no stack of their own: for them there is only the lowest stack pointer of a sample. A store whose
+//! stack was more than 80 % full counts once as deep, however many calls it served.
 //!
 //! # Cost
-//! Nothing while the guest runs; one `mincore` at the end of a store (2 to 8 µs, ENGINE facts in
-//! `docs/BENCHMARKS.md`).
+//! Nothing while the guest runs; one `mincore` at the end of a store: 2 to 8 µs (x86-64, 2 cores, measured by
+//! hand before there was a benchmark).
 //!
 //! # Security
 //! Only which pages exist is read, never what is in them.
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use wasmtime::{StackCreator, StackMemory};
 
+use crate::pages;
 use crate::sampler;
 use crate::scope::Shared;
 use crate::workload::Figures;
@@ -32,8 +34,6 @@ const ONE_IN: u32 = 64;
 /// Bytes of a huge page (x86-64, and aarch64 with pages of 4 KiB).
 #[cfg(target_os = "linux")]
 const HUGE: usize = 2 << 20;
-/// Largest stack that is measured, in pages.
-const MAX_PAGES: usize = 16_384;
 
 /// Makes stacks for the engines of one scope.
 pub(crate) struct Stacks(Weak<Shared>);
@@ -109,8 +109,7 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     fn new(size: usize) -> std::io::Result<Self> {
-        // SAFETY: sysconf has no preconditions.
-        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+        let page = pages::size();
         let length = size.max(1).next_multiple_of(page) + page;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a fresh mapping wherever the kernel likes.
@@ -137,25 +136,10 @@ impl Mapping {
 
     /// Bytes from the lowest page that was touched to the top.
     fn touched(&self) -> Option<usize> {
-        let mut resident = [0u8; 1024];
-        let pages = (self.length / self.page - 1).min(MAX_PAGES);
         // From below: nearly all of a stack is untouched.
-        let mut first = 0;
-        while first < pages {
-            let count = resident.len().min(pages - first);
-            let start = self.base.wrapping_add((1 + first) * self.page);
-            // SAFETY: `count` pages of our own mapping, and a byte of `resident` for each.
-            let asked =
-                unsafe { libc::mincore(start.cast(), count * self.page, resident.as_mut_ptr().cast()) };
-            if asked != 0 {
-                return None;
-            }
-            if let Some(lowest) = resident[..count].iter().position(|state| state & 1 != 0) {
-                return Some((pages - first - lowest) * self.page);
-            }
-            first += count;
-        }
-        Some(0)
+        let usable = self.length - self.page;
+        let lowest = pages::lowest(self.base as usize + self.page, usable)?;
+        Some(usable - lowest)
     }
 }
 

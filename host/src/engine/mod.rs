@@ -78,6 +78,15 @@ pub(crate) fn current() -> Option<StoreContext> {
     activation::current()
 }
 
+/// Address and bytes of a memory of its own that an instance defines, if it looks like one.
+///
+/// # Safety
+/// `vmctx` and `index` are what compiled code passed, and its instance is alive.
+pub(crate) unsafe fn memory(vmctx: usize, index: u32) -> Option<(usize, usize)> {
+    // SAFETY: the caller's promise.
+    unsafe { layout::InstanceContext::passed(vmctx).memory(index) }
+}
+
 /// State of the GC heap of the instance whose code called a runtime function.
 ///
 /// # Safety

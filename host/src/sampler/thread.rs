@@ -31,6 +31,8 @@ pub(crate) struct ThreadState {
     workload: AtomicU32,
     /// Span id of the active call; 0 for none.
     span: AtomicU64,
+    /// Span id of the last call whose stack was nearly full.
+    deep: AtomicU64,
     /// Written by the thread's signal handler only.
     pub(super) samples: Ring,
     /// Table that the handler is reading.
@@ -195,6 +197,7 @@ fn take_state(scope: u64) -> &'static ThreadState {
             exited: AtomicBool::new(false),
             workload: AtomicU32::new(0),
             span: AtomicU64::new(0),
+            deep: AtomicU64::new(0),
             samples: Ring::new(SAMPLES),
             hazard: AtomicPtr::new(ptr::null_mut()),
             events: Ring::new(EVENTS),
@@ -243,6 +246,12 @@ impl ThreadState {
             self.scope.store(0, Ordering::SeqCst);
         }
         free
+    }
+
+    /// Whether the active call's stack is seen nearly full for the first time. Async-signal-safe.
+    fn first_deep(&self) -> bool {
+        let span = self.span.load(Ordering::Relaxed);
+        span != 0 && self.deep.swap(span, Ordering::Relaxed) != span
     }
 
     /// What a record of this moment says.
@@ -308,7 +317,11 @@ pub(super) fn stack_used(sp: usize) {
     let (entry, _) = unsafe { store.stack() };
     let used = entry.wrapping_sub(sp);
     if entry != 0 && used <= super::MAX_STACK {
-        figures(|figures| figures.runtime.stack.sampled(used as u64));
+        figures(|figures| {
+            if figures.runtime.stack.sampled(used as u64) && active().is_some_and(ThreadState::first_deep) {
+                figures.runtime.stack.sampled_deep();
+            }
+        });
     }
 }
 
