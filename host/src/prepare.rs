@@ -181,10 +181,13 @@ impl Sandscope {
             Workload::new(self.shared(), id, module.clone(), Arc::clone(&start), rewritten.clone());
         workload.first_phase(phase, ns);
         self.shared().pools.watch(engine);
+        let traits = self.shared().traits(engine);
         if engine.is_pulley() {
             self.shared().tell(Command::Unsampled(Unavailable::Interpreter));
+        } else if traits.copies_code {
+            self.shared().tell(Command::Unsampled(Unavailable::CopiedCode));
         }
-        if let Some(limit) = self.shared().stack_limit(engine) {
+        if let Some(limit) = traits.stack {
             workload.figures().runtime.stack.limited(limit);
         }
         let length = sidecar.as_ref().map_or(0, Sidecar::length);

@@ -22,7 +22,7 @@ use std::sync::OnceLock;
 
 pub(crate) use array::{Builtin, original, testing};
 pub(crate) use layout::{GcHeap, StoreContext};
-pub(crate) use probe::stack_limit;
+pub(crate) use probe::{Traits, traits};
 
 /// What of the engine's insides can be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,5 +105,13 @@ mod tests {
         assert_eq!(*access(), Access::default());
         // Tests of other modules may run a guest elsewhere; this thread runs none.
         assert_eq!(current(), None);
+    }
+
+    /// An engine with default settings gives guests 512 KiB and runs their own code.
+    #[test]
+    fn engines_are_asked() {
+        access();
+        let usual = Traits { stack: Some(512 << 10), copies_code: false };
+        assert_eq!(traits(&wasmtime::Engine::default()), Some(usual));
     }
 }
