@@ -97,14 +97,14 @@ thread_local! {
 #[inline(never)] // thread-locals must be looked up after the growth
 pub(crate) fn ask(instance: usize) {
     ASKED.set(instance);
-    let _ = ANSWER.try_with(|answer| answer.take());
+    let _ = ANSWER.try_with(RefCell::take);
 }
 
 /// After a growth: the store of an instance, if its limiter is ours and was asked on this thread.
 #[inline(never)]
 pub(crate) fn answered(instance: usize) -> Option<Arc<StoreMemories>> {
     ASKED.set(0);
-    let (who, store) = ANSWER.try_with(|answer| answer.take()).ok().flatten()?;
+    let (who, store) = ANSWER.try_with(RefCell::take).ok().flatten()?;
     (who == instance).then_some(store)
 }
 
