@@ -181,17 +181,22 @@ impl Sandscope {
             Workload::new(self.shared(), id, module.clone(), Arc::clone(&start), rewritten.clone());
         workload.first_phase(phase, ns);
         self.shared().pools.watch(engine);
+        let traits = self.shared().traits(engine);
         if engine.is_pulley() {
             self.shared().tell(Command::Unsampled(Unavailable::Interpreter));
+        } else if traits.copies_code {
+            self.shared().tell(Command::Unsampled(Unavailable::CopiedCode));
         }
-        if let Some(limit) = self.shared().stack_limit(engine) {
+        if let Some(limit) = traits.stack {
             workload.figures().runtime.stack.limited(limit);
         }
         let length = sidecar.as_ref().map_or(0, Sidecar::length);
         let code = Arc::new(Code::new(module.clone(), length, code, rewritten));
         let loaded = Loaded::new(artifact, Arc::clone(&code), workload, sidecar);
         let (workload, name) = (id.clone(), name.to_owned());
-        self.shared().tell(Command::Loaded(NewCode { id: module, workload, name, bytes, code, start }));
+        let pooled = engine.pooling_allocator_metrics().is_some();
+        let code = NewCode { id: module, workload, name, bytes, code, start, pooled };
+        self.shared().tell(Command::Loaded(code));
         loaded
     }
 }

@@ -82,18 +82,34 @@ impl Gc {
     }
 }
 
-/// Native stack of the guest.
+/// Stacks of the guest: the native one, and the one that LLVM keeps in the guest's memory.
 #[derive(Default)]
 pub(crate) struct Stack {
     sampled: AtomicU64,
     exact: AtomicU64,
     limit: AtomicU64,
+    sampled_deep: AtomicU64,
+    exact_deep: AtomicU64,
+    shadow: AtomicU64,
+    shadow_limit: AtomicU64,
+    shadow_deep: AtomicU64,
+}
+
+/// Whether a stack is nearly full: more than 80 % of it are in use.
+fn is_deep(used: u64, limit: u64) -> bool {
+    limit > 0 && used.saturating_mul(5) > limit.saturating_mul(4)
 }
 
 impl Stack {
-    /// A sample's stack in use, in bytes. Async-signal-safe.
-    pub(crate) fn sampled(&self, used: u64) {
+    /// A sample's stack in use, in bytes; true if it is deep. Async-signal-safe.
+    pub(crate) fn sampled(&self, used: u64) -> bool {
         self.sampled.fetch_max(used, Relaxed);
+        is_deep(used, self.limit.load(Relaxed))
+    }
+
+    /// The first deep sample of a call. Async-signal-safe.
+    pub(crate) fn sampled_deep(&self) {
+        self.sampled_deep.fetch_add(1, Relaxed);
     }
 
     /// The limit of an engine, in bytes.
@@ -104,6 +120,55 @@ impl Stack {
     /// A measured high-water mark, in bytes.
     pub(crate) fn exact(&self, used: u64) {
         self.exact.fetch_max(used, Relaxed);
+        if is_deep(used, self.limit.load(Relaxed)) {
+            self.exact_deep.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Bytes of the stack in the guest's memory, which lies at its start.
+    pub(crate) fn shadow_limited(&self, limit: u64) {
+        self.shadow_limit.store(limit, Relaxed);
+    }
+
+    /// Bytes of the stack in the guest's memory, if there is one where it is expected.
+    pub(crate) fn shadow_size(&self) -> Option<usize> {
+        usize::try_from(self.shadow_limit.load(Relaxed)).ok().filter(|size| *size > 0)
+    }
+
+    /// A high-water mark of the stack in the guest's memory, in bytes; true if it is deep.
+    pub(crate) fn shadow(&self, used: u64) -> bool {
+        self.shadow.fetch_max(used, Relaxed);
+        is_deep(used, self.shadow_limit.load(Relaxed))
+    }
+
+    /// The first deep mark of a store.
+    pub(crate) fn shadow_deep(&self) {
+        self.shadow_deep.fetch_add(1, Relaxed);
+    }
+
+    fn points(&self, push: &mut impl FnMut(Metric, PointValue, &[(&'static str, &str)])) {
+        let Self { sampled, exact, limit, sampled_deep, exact_deep, .. } = self;
+        let streams = [
+            ("native", "sampled", sampled, sampled_deep),
+            ("native", "exact", exact, exact_deep),
+            ("shadow", "exact", &self.shadow, &self.shadow_deep),
+        ];
+        for (kind, accuracy, used, deep) in streams {
+            let attributes = [(attribute::STACK_KIND, kind), (attribute::ACCURACY, accuracy)];
+            let (used, deep) = (used.load(Relaxed), deep.load(Relaxed));
+            if used > 0 {
+                push(Metric::StackUsed, PointValue::Gauge(used as f64), &attributes);
+            }
+            if deep > 0 {
+                push(Metric::StackDeep, PointValue::Counter(deep as f64), &attributes);
+            }
+        }
+        for (kind, limit) in [("native", limit), ("shadow", &self.shadow_limit)] {
+            let limit = limit.load(Relaxed);
+            if limit > 0 {
+                push(Metric::StackLimit, PointValue::Gauge(limit as f64), &[(attribute::STACK_KIND, kind)]);
+            }
+        }
     }
 }
 
@@ -111,7 +176,6 @@ impl Runtime {
     /// The metric points of this moment. Streams that never had a value are left out.
     pub(crate) fn points(&self, mut push: impl FnMut(Metric, PointValue, &[(&'static str, &str)])) {
         let counter = |value: &AtomicU64| PointValue::Counter(value.load(Relaxed) as f64);
-        let gauge = |value: u64| PointValue::Gauge(value as f64);
         let Locks { waits, timeouts, changed } = &self.locks;
         let mut blocked = 0;
         for (outcome, histogram) in [("woken", waits), ("timed_out", timeouts)] {
@@ -128,17 +192,7 @@ impl Runtime {
             push(Metric::LockContentions, counter(changed), &[(attribute::WAIT_OUTCOME, "changed")]);
         }
         self.gc_points(&mut push);
-        let Stack { sampled, exact, limit } = &self.stack;
-        for (accuracy, used) in [("sampled", sampled), ("exact", exact)] {
-            let used = used.load(Relaxed);
-            if used > 0 {
-                push(Metric::StackUsed, gauge(used), &[(attribute::ACCURACY, accuracy)]);
-            }
-        }
-        let limit = limit.load(Relaxed);
-        if limit > 0 {
-            push(Metric::StackLimit, gauge(limit), &[]);
-        }
+        self.stack.points(&mut push);
     }
 
     fn gc_points(&self, push: &mut impl FnMut(Metric, PointValue, &[(&'static str, &str)])) {

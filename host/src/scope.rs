@@ -17,7 +17,7 @@ use crate::aggregate::{self, Command};
 use crate::cache::{CacheError, DEFAULT_LIMIT, ModuleCache};
 use crate::clock;
 use crate::code::CodeRegistry;
-use crate::engine::{self, Doubt};
+use crate::engine::{self, Doubt, Traits};
 use crate::pool::Pools;
 use crate::sampler::{self, Unavailable};
 use crate::span::{self, SpanRecord};
@@ -248,7 +248,7 @@ impl Builder {
             workloads: Mutex::default(),
             unsampled: AtomicU64::new(0),
             lost_commands: AtomicU64::new(0),
-            stack_limits: Mutex::default(),
+            engines: Mutex::default(),
             closed: AtomicBool::new(false),
             pools: Pools::default(),
             spans,
@@ -282,8 +282,8 @@ pub(crate) struct Shared {
     pub(crate) workloads: Mutex<Vec<Arc<Figures>>>,
     pub(crate) unsampled: AtomicU64,
     pub(crate) lost_commands: AtomicU64,
-    /// Engines that guests were loaded for, with the native stack that they give to a guest.
-    stack_limits: Mutex<Vec<(EngineWeak, Option<u64>)>>,
+    /// Engines that guests were loaded for, with what they do to guests.
+    engines: Mutex<Vec<(EngineWeak, Traits)>>,
     pub(crate) closed: AtomicBool,
     pub(crate) pools: Pools,
     /// Calls that ended and are kept as spans.
@@ -314,18 +314,18 @@ impl Shared {
         figures
     }
 
-    /// Bytes of native stack that an engine gives to a guest, asked once per engine.
-    pub(crate) fn stack_limit(&self, engine: &Engine) -> Option<u64> {
-        let mut known = self.stack_limits.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What an engine does to its guests, as far as it can be told; asked once per engine.
+    pub(crate) fn traits(&self, engine: &Engine) -> Traits {
+        let mut known = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|(engine, _)| engine.upgrade().is_some());
         let same =
             |(other, _): &&(EngineWeak, _)| other.upgrade().is_some_and(|other| Engine::same(&other, engine));
-        if let Some((_, limit)) = known.iter().find(same) {
-            return *limit;
+        if let Some((_, traits)) = known.iter().find(same) {
+            return *traits;
         }
-        let limit = engine::stack_limit(engine);
-        known.push((engine.weak(), limit));
-        limit
+        let traits = engine::traits(engine).unwrap_or_default();
+        known.push((engine.weak(), traits));
+        traits
     }
 
     pub(crate) fn all_figures(&self) -> Vec<Arc<Figures>> {

@@ -1,7 +1,10 @@
 //! What only the file of a guest says and its compiled form does not: the core modules in it, which functions
 //! they import, and which global is the pointer of LLVM's stack in linear memory.
 
-use wasmparser::{Encoding, FunctionBody, KnownCustom, Name, NameSectionReader, Operator, Parser, Payload};
+use wasmparser::{
+    ConstExpr, DataKind, Encoding, FunctionBody, KnownCustom, Name, NameSectionReader, Operator, Parser,
+    Payload,
+};
 use wasmparser::{ImportSectionReader, TypeRef, ValType};
 
 /// Core modules that are looked at.
@@ -48,6 +51,22 @@ pub(crate) fn core_modules(bytes: &[u8]) -> Vec<CoreModule> {
         .collect()
 }
 
+/// Bytes of the stack that LLVM keeps in a guest's memory: it grows down from there to address 0 of the first
+/// memory that an instance of the guest defines. `None` unless that is certain: one core module defines a
+/// memory, only one; its stack pointer starts as a constant; and all data lies above that (`--stack-first`).
+pub(crate) fn shadow_stack(bytes: &[u8]) -> Option<u64> {
+    let mut walk = Walk { modules: Vec::new(), open: Vec::new(), room: MAX_IMPORTS };
+    for payload in Parser::new(0).parse_all(bytes) {
+        payload.and_then(|payload| walk.take(&payload)).ok()?;
+    }
+    let mut with_memory = walk.modules.into_iter().filter(|seen| seen.memories > 0);
+    let (Some(seen), None) = (with_memory.next(), with_memory.next()) else { return None };
+    let pointer = seen.module.stack_pointer.or((seen.llvm && seen.prologue).then_some(0))?;
+    let defined = pointer.checked_sub(seen.imported_globals)? as usize;
+    let top = seen.constants.get(defined).copied().flatten()?;
+    (seen.memories == 1 && !seen.imports_memory && seen.lowest_data >= Some(top) && top > 0).then_some(top)
+}
+
 struct Walk {
     modules: Vec<Seen>,
     /// What the current place is in, outermost first: a core module by index, or a component.
@@ -64,6 +83,25 @@ struct Seen {
     llvm: bool,
     /// Whether a function starts by lowering global 0.
     prologue: bool,
+    /// Memories that it defines.
+    memories: u32,
+    imports_memory: bool,
+    /// What the first globals that it defines start as, where that is a constant.
+    constants: Vec<Option<u64>>,
+    /// Lowest address that data is put at; `None` if there is none, or it is not known.
+    lowest_data: Option<u64>,
+}
+
+/// Globals whose start is kept: the linker puts the stack pointer first.
+const MAX_CONSTANTS: usize = 16;
+
+/// A constant expression's value, if it is a plain constant.
+fn constant(expression: &ConstExpr<'_>) -> wasmparser::Result<Option<u64>> {
+    Ok(match expression.get_operators_reader().read()? {
+        Operator::I32Const { value } => Some(u64::from(value.cast_unsigned())),
+        Operator::I64Const { value } => Some(value.cast_unsigned()),
+        _ => None,
+    })
 }
 
 impl Walk {
@@ -85,13 +123,26 @@ impl Walk {
             Payload::ImportSection(section) => {
                 seen.imports(section.clone(), &mut self.room)?;
             }
-            Payload::GlobalSection(section) if seen.imported_globals == 0 => {
-                if let Some(global) = section.clone().into_iter().next() {
+            Payload::MemorySection(section) => seen.memories = section.count(),
+            Payload::GlobalSection(section) => {
+                for (at, global) in section.clone().into_iter().take(MAX_CONSTANTS).enumerate() {
                     let global = global?;
-                    let constant = global.init_expr.get_operators_reader().read()?;
-                    seen.llvm = global.ty.mutable
+                    let starts = constant(&global.init_expr)?;
+                    seen.constants.push(starts);
+                    seen.llvm |= at == 0
+                        && seen.imported_globals == 0
+                        && global.ty.mutable
                         && matches!(global.ty.content_type, ValType::I32 | ValType::I64)
-                        && matches!(constant, Operator::I32Const { .. } | Operator::I64Const { .. });
+                        && starts.is_some();
+                }
+            }
+            Payload::DataSection(section) => {
+                seen.lowest_data = Some(u64::MAX);
+                for data in section.clone() {
+                    if let DataKind::Active { offset_expr, .. } = data?.kind {
+                        let at = constant(&offset_expr)?;
+                        seen.lowest_data = seen.lowest_data.min(at);
+                    }
                 }
             }
             Payload::CodeSectionEntry(body) if seen.llvm && !seen.prologue => {
@@ -128,6 +179,7 @@ impl Seen {
                     }
                     self.imported_globals += 1;
                 }
+                TypeRef::Memory(_) => self.imports_memory = true,
                 _ => {}
             }
         }
@@ -207,6 +259,34 @@ mod tests {
             Some(1),
         );
         check("(module)", None);
+    }
+
+    /// The size of the stack in memory is known only where nothing else can lie below its top.
+    #[test]
+    fn stacks_in_memory_are_found_where_they_are_certain() {
+        let check = |wat: &str, want: Option<u64>| {
+            assert_eq!(shadow_stack(&wat::parse_str(wat).unwrap()), want, "{wat}");
+        };
+        let pointer = "(global $__stack_pointer (mut i32) (i32.const 65536))";
+        let above = "(data (i32.const 65536) \"x\")";
+        check(&format!("(module (memory 2) {pointer} {above})"), Some(65_536));
+        // Data below, data at an unknown place, another memory, no memory of its own, no stack pointer.
+        check(&format!("(module (memory 2) {pointer} {above} (data (i32.const 1024) \"x\"))"), None);
+        check(
+            &format!(
+                r#"(module (import "" "at" (global i32)) (memory 2) {pointer} (data (global.get 0) "x"))"#
+            ),
+            None,
+        );
+        check(&format!("(module (memory 2) (memory 1) {pointer} {above})"), None);
+        check(&format!(r#"(module (import "" "m" (memory 2)) {pointer} {above})"#), None);
+        check(&format!("(module (memory 2) {above})"), None);
+        // The adapter in a component has a stack pointer too, but its memory is another module's.
+        let main = format!("(core module (memory 2) {pointer} {above})");
+        let adapter = r#"(core module (import "" "m" (memory 0))
+            (global $__stack_pointer (mut i32) (i32.const 0)))"#;
+        check(&format!("(component {main} {adapter})"), Some(65_536));
+        check(&format!("(component {main} {main})"), None);
     }
 
     /// Components hold several; each has its own imports.

@@ -1,5 +1,15 @@
 //! What a guest calls where: the names of host functions and of the engine's runtime, by the offset of the
 //! instruction that leaves the guest. A sample in host code is named by the instruction that it left with.
+//!
+//! # Accuracy
+//! Calls of imports and of the engine's runtime are named; calls through tables and references are not, even if
+//! they lead to the host. Files beyond the bounds below lose names, never samples.
+//!
+//! # Cost
+//! One pass over the file by the aggregator after loading, and 6 bytes per site; nothing on a guest's thread.
+//!
+//! # Security
+//! Names of imports as the guest's author wrote them: they may hold any text.
 
 use std::collections::HashMap;
 

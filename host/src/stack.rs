@@ -4,13 +4,15 @@
 //! Exact to a page, over the life of a store: a stack is a fresh mapping, and the lowest page that was
 //! touched is asked for when it goes. Stores that lived for a millisecond or more are measured, and one in
 //! sixty-four of the others. A span has it as it was after the call that the stack was made for; later calls of
-//! the store use the same one, so that nothing is known of them. Host functions run on the same stack and count. Stores that are not async, or
-//! pooled, have no stack of their own: for them there is only the lowest stack pointer of a sample.
+//! the store use the same one, so that nothing is known of them. Host functions run on the same stack and count.
+//! Stores that are not async, or pooled, have no stack of their own: for them there is only the lowest stack
+//! pointer of a sample. A store whose stack was more than 80 % full counts once as deep, however many calls it
+//! served.
 //!
 //! # Cost
-//! Nothing while the guest runs; one `mincore` at the end of a store that is measured (2 to 8 µs, ENGINE facts
-//! in `docs/BENCHMARKS.md`), and one for a call that is kept as a span. Mappings are emptied and used again,
-//! which is cheaper than the engine's own way of mapping a stack for each store.
+//! Nothing while the guest runs; one `mincore` at the end of a store that is measured: 2 to 8 µs (x86-64, 2 cores,
+//! measured by hand before there was a benchmark), and one for a call that is kept as a span. Mappings are emptied
+//! and used again, which is cheaper than the engine's own way of mapping a stack for each store.
 //!
 //! # Security
 //! Only which pages exist is read, never what is in them. A stack that is used again was emptied by the kernel.
@@ -24,6 +26,7 @@ use std::sync::{Arc, Mutex, Weak};
 use wasmtime::{StackCreator, StackMemory};
 
 use crate::clock::Moment;
+use crate::pages;
 use crate::sampler;
 use crate::workload::Figures;
 
@@ -36,8 +39,6 @@ const ONE_IN: u32 = 64;
 /// Bytes of a huge page (x86-64, and aarch64 with pages of 4 KiB).
 #[cfg(target_os = "linux")]
 const HUGE: usize = 2 << 20;
-/// Largest stack that is measured, in pages.
-const MAX_PAGES: usize = 16_384;
 
 /// Makes stacks for one engine.
 #[derive(Default)]
@@ -47,7 +48,7 @@ pub(crate) struct Stacks(Arc<Mutex<Vec<Mapping>>>);
 // are dropped.
 unsafe impl StackCreator for Stacks {
     fn new_stack(&self, size: usize, _zeroed: bool) -> wasmtime::Result<Box<dyn StackMemory>> {
-        let page = page_size();
+        let page = pages::size();
         let length = size.max(1).next_multiple_of(page) + page;
         // Where another thread is at them, a new one is made rather than waited.
         let kept = self.0.try_lock().ok().and_then(|mut kept| kept.pop());
@@ -195,25 +196,10 @@ impl Mapping {
 
     /// Bytes from the lowest page that was touched to the top.
     fn touched(&self) -> Option<usize> {
-        let mut resident = [0u8; 1024];
-        let pages = (self.length / self.page - 1).min(MAX_PAGES);
         // From below: nearly all of a stack is untouched.
-        let mut first = 0;
-        while first < pages {
-            let count = resident.len().min(pages - first);
-            let start = self.base.wrapping_add((1 + first) * self.page);
-            // SAFETY: `count` pages of our own mapping, and a byte of `resident` for each.
-            let asked =
-                unsafe { libc::mincore(start.cast(), count * self.page, resident.as_mut_ptr().cast()) };
-            if asked != 0 {
-                return None;
-            }
-            if let Some(lowest) = resident[..count].iter().position(|state| state & 1 != 0) {
-                return Some((pages - first - lowest) * self.page);
-            }
-            first += count;
-        }
-        Some(0)
+        let usable = self.length - self.page;
+        let lowest = pages::lowest(self.base as usize + self.page, usable)?;
+        Some(usable - lowest)
     }
 }
 
@@ -226,11 +212,6 @@ impl Drop for Mapping {
     }
 }
 
-fn page_size() -> usize {
-    // SAFETY: sysconf has no preconditions.
-    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,7 +219,7 @@ mod tests {
     /// What was touched is seen to the page; what was only reserved is not.
     #[test]
     fn touched_pages_are_seen() {
-        let page = page_size();
+        let page = pages::size();
         let mapping = Mapping::new((2 << 20) + page, page).unwrap();
         assert_eq!(mapping.touched(), Some(0));
         let top = mapping.base.wrapping_add(mapping.length);
@@ -261,7 +242,7 @@ mod tests {
         drop(first);
         let again = stacks.new_stack(1 << 20, true).unwrap();
         assert_eq!(again.range(), range);
-        let page = page_size();
+        let page = pages::size();
         let mapping = Mapping { base: again.guard_range().start, length: range.len() + page, page };
         assert_eq!(mapping.touched(), Some(0));
         std::mem::forget(mapping);

@@ -1,5 +1,14 @@
 //! A call that ended in a trap, as raw as the engine tells it: module offsets, no names. And where a workload
 //! trapped how often, which a storm of traps updates without a lock or an allocation.
+//!
+//! # Accuracy
+//! Every trap is counted; stacks are told of some per place and second, and cut at 512 frames.
+//!
+//! # Cost
+//! Only for calls that fail; the engine collects the stack in any case.
+//!
+//! # Security
+//! Offsets of guest code, and the engine's message, which may hold the guest's own text.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};

@@ -56,6 +56,21 @@ metrics! {
     MemoryLimit = "wasm.memory.limit", UpDownCounter, "By";
     /// Growths of linear memories, by `wasm.memory.grow.outcome` (ok, refused).
     MemoryGrows = "wasm.memory.grows", Counter, "{grow}";
+    /// Size of one memory of all live instances, from its first growth on, by `wasm.memory.instance` and
+    /// `wasm.memory.index`.
+    LinearSize = "wasm.memory.linear.size", UpDownCounter, "By";
+    /// Most bytes that one memory had, by `wasm.memory.instance` and `wasm.memory.index`.
+    LinearPeak = "wasm.memory.linear.peak", Gauge, "By";
+    /// Growths of one memory, by `wasm.memory.instance`, `wasm.memory.index` and `wasm.memory.grow.outcome`.
+    LinearGrows = "wasm.memory.linear.grows", Counter, "{grow}";
+    /// Bytes of one memory of all live instances that are in physical memory, from its first growth on, by
+    /// `wasm.memory.instance` and `wasm.memory.index`; absent where they cannot be told.
+    MemoryResident = "wasm.memory.resident", UpDownCounter, "By";
+    /// Most bytes of one memory that were seen in physical memory, by `wasm.memory.instance` and
+    /// `wasm.memory.index`.
+    MemoryResidentPeak = "wasm.memory.resident.peak", Gauge, "By";
+    /// Elements of the tables of all live instances.
+    TableSize = "wasm.table.size", UpDownCounter, "{element}";
     /// Blocking waits of guests for a word of shared memory, by `wasm.wait.outcome` (woken, timed_out).
     LockWaitDuration = "wasm.lock.wait.duration", Histogram, "s";
     /// Waits, by `wasm.wait.outcome`: `blocked`, or `changed` if the word had changed already.
@@ -70,10 +85,14 @@ metrics! {
     GcHeapLive = "wasm.gc.heap.live", Gauge, "By";
     /// Bytes allocated up to the last collection of each heap, of the copying collector.
     GcAllocated = "wasm.gc.allocated", Counter, "By";
-    /// High-water mark of the guest's native stack, by `wasm.accuracy` (exact, sampled).
+    /// High-water mark of the guest's stack, by `wasm.stack.kind` (native, shadow: the one that LLVM keeps in the
+    /// guest's memory) and `wasm.accuracy` (exact, sampled).
     StackUsed = "wasm.stack.used", Gauge, "By";
-    /// Native stack that a guest may use.
+    /// Stack that a guest may use, by `wasm.stack.kind`.
     StackLimit = "wasm.stack.limit", Gauge, "By";
+    /// Calls (sampled) and stores (exact) that used more than 80 % of a stack, by `wasm.stack.kind` and
+    /// `wasm.accuracy`.
+    StackDeep = "wasm.stack.deep", Counter, "{call}";
     /// Live instances (stores that were made for the workload and not yet dropped).
     InstanceCount = "wasm.instance.count", UpDownCounter, "{instance}";
     /// Time of starts, by `wasm.start.phase` and `wasm.start.cache`; the phase `instantiate` of all instances,
@@ -149,6 +168,12 @@ pub mod attribute {
     pub const HOST_CALL_NAME: &str = "wasm.host_call.name";
     /// `ok` or `refused` of a growth.
     pub const GROW_OUTCOME: &str = "wasm.memory.grow.outcome";
+    /// Which instance of a store a memory belongs to: 0 for the first one that grew a memory.
+    pub const MEMORY_INSTANCE: &str = "wasm.memory.instance";
+    /// Index of a memory among those that its instance defines.
+    pub const MEMORY_INDEX: &str = "wasm.memory.index";
+    /// `native`, or `shadow` for the stack that LLVM keeps in the guest's memory.
+    pub const STACK_KIND: &str = "wasm.stack.kind";
     /// How a wait ended: `woken`, `timed_out`; whether it blocked: `blocked`, `changed`.
     pub const WAIT_OUTCOME: &str = "wasm.wait.outcome";
     /// The engine's collector: `copying`, `drc`, `null`.

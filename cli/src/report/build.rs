@@ -1,15 +1,15 @@
 //! The document of a recording: what was recorded, section by section.
 
 use sandscope_model::{ModuleId, Profile, SampleKind, SourceFrame, WorkloadId};
-use sandscope_proto::metric::{Metric, attribute};
+use sandscope_proto::metric::Metric;
 use sandscope_proto::otlp::{Point, PointValue};
 use sandscope_proto::recording as wire;
 use sandscope_recording::{MetricStream, Recording};
 
 use super::functions::Functions;
-use super::json::{Counts, Document, Host, Memory, Module, RecordingInfo, Samples, Trap, TrapFrame};
+use super::json::{Counts, Document, Host, Module, RecordingInfo, Samples, Trap, TrapFrame};
 use super::symbols::Symbols;
-use super::{runtime, starts};
+use super::{memory, runtime, starts};
 
 /// Everything that the report says, with the `top` functions and allocating stacks.
 pub(super) fn document(recording: &Recording, top: usize) -> Document {
@@ -49,8 +49,8 @@ pub(super) fn document(recording: &Recording, top: usize) -> Document {
         samples,
         functions_kind: kind.map(SampleKind::name),
         functions: functions.top(top),
-        memory: memory(recording),
-        stack: runtime::stacks(recording),
+        memory: memory::memories(recording),
+        stack: memory::stacks(recording),
         allocations: runtime::allocations(recording, &symbols, top),
         locks: runtime::locks(recording, &symbols, top),
         gc: runtime::collectors(recording),
@@ -118,42 +118,6 @@ pub(super) fn number(point: &Point) -> Option<f64> {
         PointValue::Counter(value) | PointValue::Gauge(value) => Some(value),
         PointValue::Histogram(_) => None,
     }
-}
-
-fn memory(recording: &Recording) -> Vec<Memory> {
-    let streams_of = |metric, of: &MetricStream| {
-        let workload = of.point.workload.clone();
-        streams(recording, metric).filter(move |stream| stream.point.workload == workload)
-    };
-    let grows = |outcome: &str, of: &MetricStream| -> u64 {
-        streams_of(Metric::MemoryGrows, of)
-            .filter(|stream| stream.point.attribute(attribute::GROW_OUTCOME) == Some(outcome))
-            .filter_map(|stream| number(&stream.point))
-            .sum::<f64>() as u64
-    };
-    streams(recording, Metric::MemorySize)
-        .filter_map(|stream| {
-            let workload = stream.point.workload.as_ref()?;
-            Some(Memory {
-                module: only_module(recording, workload),
-                index: None,
-                size: number(&stream.point).map(|size| size as u64),
-                // An instance that lived between two measurements was never seen: that is unknown, not 0.
-                peak: streams_of(Metric::MemoryPeak, stream)
-                    .filter_map(|s| s.peak)
-                    .chain(stream.peak)
-                    .filter(|peak| *peak > 0.0)
-                    .max_by(f64::total_cmp)
-                    .map(|peak| peak as u64),
-                resident: None,
-                limit: streams_of(Metric::MemoryLimit, stream).find_map(|s| s.peak).map(|limit| limit as u64),
-                // Hosts that count memory count its growth, and leave the stream out while it is 0.
-                grows: Some(grows("ok", stream)),
-                refused: Some(grows("refused", stream)),
-                workload: workload.name.to_string(),
-            })
-        })
-        .collect()
 }
 
 /// Id of a workload's module if it has only one.

@@ -106,17 +106,21 @@ pub struct Function {
     pub total_samples: u64,
 }
 
-/// Linear memory of a workload.
+/// Linear memory of a workload: all of it together, then one entry for each memory whose place is known.
 #[derive(Debug, Serialize)]
 pub struct Memory {
     /// Id of the module; `null` if the workload has several.
     pub module: Option<String>,
-    /// Index of the memory; `null` where all memories of the workload are counted together.
+    /// Index of the memory among those that its instance defines; `null` where all memories of the workload
+    /// are counted together.
     pub index: Option<u32>,
+    /// Which instance of a store it belongs to, in the order in which they first grew one; `null` like `index`.
+    pub instance: Option<u32>,
     /// Bytes at the end, of live instances.
     pub size: Option<u64>,
     /// Most bytes at any of the times of measurement.
     pub peak: Option<u64>,
+    /// Most bytes of one instance that were seen in physical memory.
     pub resident: Option<u64>,
     pub limit: Option<u64>,
     pub grows: Option<u64>,
@@ -135,6 +139,11 @@ pub struct Stack {
     pub limit: Option<u64>,
     /// Most bytes of the stack that the guest itself keeps in its memory.
     pub shadow_max: Option<u64>,
+    /// Bytes of that stack.
+    pub shadow_limit: Option<u64>,
+    /// Calls that were seen with more than 80 % of either stack in use; calls that shared a store count once
+    /// where it is the store that is measured.
+    pub deep: u64,
     /// `exact`, or `sampled`: a lower bound.
     pub accuracy: Option<String>,
     pub workload: String,

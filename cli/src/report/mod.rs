@@ -9,6 +9,7 @@
 mod build;
 mod functions;
 mod json;
+mod memory;
 mod runtime;
 mod starts;
 mod symbols;

@@ -1,4 +1,4 @@
-//! The report's sections on what the engine's runtime did: stack, locks, garbage collection.
+//! The report's sections on what the engine's runtime did: locks, garbage collection.
 
 use std::collections::BTreeMap;
 
@@ -8,36 +8,9 @@ use sandscope_proto::otlp::PointValue;
 use sandscope_proto::recording::{AllocationSite, BlockedCall, Heap, Lock as WireLock, TrapFrame};
 use sandscope_recording::{MetricStream, Recording};
 
-use super::build::{describe, number, only_module, streams};
-use super::json::{Allocation, Blocked, Gc, HostCall, Lock, Stack};
+use super::build::{describe, number, streams};
+use super::json::{Allocation, Blocked, Gc, HostCall, Lock};
 use super::symbols::Symbols;
-
-/// One entry per workload whose stack was seen: the exact mark where there is one, else the samples'.
-pub(super) fn stacks(recording: &Recording) -> Vec<Stack> {
-    let used = |workload: &WorkloadId, accuracy: &str| {
-        streams(recording, Metric::StackUsed)
-            .filter(|s| s.point.workload.as_ref() == Some(workload))
-            .filter(|s| s.point.attribute(attribute::ACCURACY) == Some(accuracy))
-            .find_map(|s| number(&s.point))
-            .map(|used| (used as u64, accuracy.to_owned()))
-    };
-    let limits = streams(recording, Metric::StackLimit);
-    limits
-        .filter_map(|stream| {
-            let workload = stream.point.workload.as_ref()?;
-            let seen = used(workload, "exact").or_else(|| used(workload, "sampled"));
-            let (used_max, accuracy) = seen.unzip();
-            Some(Stack {
-                module: only_module(recording, workload),
-                used_max,
-                limit: number(&stream.point).map(|limit| limit as u64),
-                shadow_max: None,
-                accuracy,
-                workload: workload.name.to_string(),
-            })
-        })
-        .collect()
-}
 
 /// The `top` words that were waited for most.
 pub(super) fn locks(recording: &Recording, symbols: &Symbols, top: usize) -> Vec<Lock> {

@@ -279,7 +279,7 @@ fn metrics_and_traps_are_told() {
     let document = json(&report);
     assert_eq!(
         document["memory"][0],
-        json!({"module": "ab", "index": null, "size": 1_048_576, "peak": 4_194_304, "resident": null, "limit": null,
+        json!({"module": "ab", "index": null, "instance": null, "size": 1_048_576, "peak": 4_194_304, "resident": null, "limit": null,
                "grows": 7, "refused": 0, "workload": "crash"})
     );
     let start = &document["cold_starts"][0];

@@ -198,6 +198,7 @@ fn one_memory(out: &mut String, memory: &Memory) -> std::fmt::Result {
     };
     let facts: Vec<String> = [
         bytes("peak", memory.peak),
+        bytes("resident", memory.resident),
         // Instances that ended have given theirs back, which is no news.
         bytes("at the end", memory.size.filter(|size| *size > 0)),
         bytes("limit", memory.limit),
@@ -210,17 +211,31 @@ fn one_memory(out: &mut String, memory: &Memory) -> std::fmt::Result {
     if facts.is_empty() {
         return Ok(());
     }
-    writeln!(out, "memory of {}: {}", visible(&memory.workload), facts.join(", "))
+    match (memory.instance, memory.index) {
+        // The whole has said it all, but for what is resident.
+        (Some(0), Some(0)) if memory.resident.is_none() => Ok(()),
+        (Some(0), Some(index)) => writeln!(out, "  memory {index}: {}", facts.join(", ")),
+        (Some(nth), Some(index)) => {
+            writeln!(out, "  memory {index} of instance {nth}: {}", facts.join(", "))
+        }
+        _ => writeln!(out, "memory of {}: {}", visible(&memory.workload), facts.join(", ")),
+    }
 }
 
 fn one_stack(out: &mut String, stack: &Stack) -> std::fmt::Result {
     let Some(used) = stack.used_max else { return Ok(()) };
     let at_least = if stack.accuracy.as_deref() == Some("exact") { "" } else { "at least " };
     write!(out, "stack of {}: {at_least}{} used", visible(&stack.workload), units::bytes(used))?;
-    match stack.limit {
-        Some(limit) => writeln!(out, ", limit {}", units::bytes(limit)),
-        None => writeln!(out),
+    if let Some(limit) = stack.limit {
+        write!(out, ", limit {}", units::bytes(limit))?;
     }
+    if let (Some(used), Some(limit)) = (stack.shadow_max, stack.shadow_limit) {
+        write!(out, "; in its memory {} of {}", units::bytes(used), units::bytes(limit))?;
+    }
+    if stack.deep > 0 {
+        write!(out, "; {} calls used more than 80 %", units::count(stack.deep))?;
+    }
+    writeln!(out)
 }
 
 fn one_gc(out: &mut String, gc: &Gc) -> std::fmt::Result {

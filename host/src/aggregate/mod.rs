@@ -37,10 +37,11 @@ use crate::engine::Doubt;
 use crate::export::{Exporter, Outgoing};
 use crate::sampler::Unavailable;
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
+use crate::shape::shadow_stack;
 use crate::sites::Sites;
 use crate::span::{SpanRecord, TICKS};
 use crate::trap::TrapReport;
-use crate::{agent, debug_info, facade, sampler};
+use crate::{agent, debug_info, facade, memories, sampler};
 
 use blocked::Blocked;
 use delay::Delays;
@@ -89,6 +90,8 @@ pub(crate) struct NewCode {
     pub bytes: Option<Arc<[u8]>>,
     /// How it comes up.
     pub start: Arc<Start>,
+    /// Whether its engine takes memories out of a pool.
+    pub pooled: bool,
 }
 
 /// Opens the recording and starts the thread.
@@ -283,6 +286,10 @@ impl Aggregator {
     fn loaded(&mut self, code: &NewCode) {
         if let Some(bytes) = &code.bytes {
             code.code.sites.get_or_init(|| Sites::of(bytes));
+            // Slots of a pool keep pages of earlier guests: what was touched there says nothing.
+            if let Some(size) = shadow_stack(bytes).filter(|_| !code.pooled) {
+                self.shared.figures(&code.workload).runtime.stack.shadow_limited(size);
+            }
         }
         if self.recorder.is_none() && self.agent.is_none() {
             return;
@@ -360,6 +367,8 @@ impl Aggregator {
     fn metrics(&self) -> MetricBatch {
         let mut points = Vec::new();
         let all = self.shared.all_figures();
+        let mut room = memories::ROUND;
+        all.iter().for_each(|figures| figures.memories.look(&mut room));
         all.iter().for_each(|figures| figures.points(&mut points));
         let now = unix_nanos(SystemTime::now());
         let lost = self.shared.lost_spans.load(Ordering::Relaxed);

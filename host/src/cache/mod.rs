@@ -7,6 +7,10 @@
 //! Any number of processes use it at once without a lock: entries appear and vanish whole, and who finds none
 //! compiles. Whatever fails here costs a compilation and nothing else.
 //!
+//! # Cost
+//! At a hit, reading an entry and hashing it and the guest, in place of compiling: `deserialize_s` of a report has
+//! it. At a miss, writing the entry after the compilation. Nothing while guests run.
+//!
 //! # Security
 //! An entry is native code. It is used only if the file belongs to this user, nobody else can write to it,
 //! and its hash is right. The hash finds damage, it does not authenticate: whoever can write as this user can

@@ -65,6 +65,10 @@ impl StoreContext {
     }
 }
 
+/// Definitions of memories that an instance may have behind its array of pointers to them: the engine allows
+/// 100 memories.
+const DEFINITIONS: usize = 100;
+
 /// `VMContext` of an instance.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InstanceContext(usize);
@@ -105,6 +109,32 @@ impl InstanceContext {
     pub(super) fn builtins(self) -> usize {
         // SAFETY: a field of a live instance's context.
         unsafe { read(self.0 + usize::from(HostPtr.vmctx_builtin_functions())) }
+    }
+
+    /// Address and bytes of a memory that the instance defines, of its own; `None` if it does not look like one.
+    ///
+    /// What an instance knows of memories comes first in its dynamic part: imports, pointers to definitions,
+    /// definitions. Without imports the pointers come first, and lead just behind themselves unless the memory
+    /// is shared. Of an instance that imports memories and defines others, the pointer is read off an import:
+    /// that leads to another instance, or, at worst, to a live structure of one right behind this.
+    ///
+    /// # Safety
+    /// The instance is alive, its store runs on this thread, and `index` is that of a memory it defines.
+    pub(super) unsafe fn memory(self, index: u32) -> Option<(usize, usize)> {
+        let word = usize::from(HostPtr.size_of_vmmemory_pointer());
+        let slot = self.0 + usize::from(HostPtr.vmctx_dynamic_data_start()) + index as usize * word;
+        let definition = HostPtr.vm_memory_definition();
+        let behind = DEFINITIONS * (word + usize::from(definition.size()));
+        // SAFETY: the instance has at least as many pointers as it defines memories.
+        let address: usize = unsafe { read(slot) };
+        if !(slot + word..slot + behind).contains(&address) || !address.is_multiple_of(word) {
+            return None;
+        }
+        // SAFETY: a definition in the instance's own context.
+        unsafe {
+            let length = read(address + usize::from(definition.current_length()));
+            Some((read(address + usize::from(definition.base())), length))
+        }
     }
 
     /// State of the store's GC heap; all zeroes if it has none yet.

@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 pub(crate) use array::{Builtin, original, testing};
 pub(crate) use callee::{ArrayCall, Callee, Memory, exit_of};
 pub(crate) use layout::{ExitFrame, GcHeap, StoreContext};
-pub(crate) use probe::stack_limit;
+pub(crate) use probe::{Traits, traits};
 
 /// What of the engine's insides can be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,6 +87,15 @@ pub(crate) fn current() -> Option<StoreContext> {
     activation::current()
 }
 
+/// Address and bytes of a memory of its own that an instance defines, if it looks like one.
+///
+/// # Safety
+/// `vmctx` and `index` are what compiled code passed, and its instance is alive.
+pub(crate) unsafe fn memory(vmctx: usize, index: u32) -> Option<(usize, usize)> {
+    // SAFETY: the caller's promise.
+    unsafe { layout::InstanceContext::passed(vmctx).memory(index) }
+}
+
 /// State of the GC heap of the instance whose code called a runtime function.
 ///
 /// # Safety
@@ -105,5 +114,13 @@ mod tests {
         assert_eq!(*access(), Access::default());
         // Tests of other modules may run a guest elsewhere; this thread runs none.
         assert_eq!(current(), None);
+    }
+
+    /// An engine with default settings gives guests 512 KiB and runs their own code.
+    #[test]
+    fn engines_are_asked() {
+        access();
+        let usual = Traits { stack: Some(512 << 10), copies_code: false };
+        assert_eq!(traits(&wasmtime::Engine::default()), Some(usual));
     }
 }

@@ -81,23 +81,38 @@ impl Probe {
     }
 }
 
-/// Bytes of native stack that an engine's settings give to a guest; `None` if the engine does not run the
-/// question (because it demands fuel, say).
-pub(crate) fn stack_limit(engine: &Engine) -> Option<u64> {
+/// What an engine's settings do to its guests. The engine does not tell its settings, so a guest is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// Bytes of native stack that it gives to a guest.
+    pub stack: Option<u64>,
+    /// Whether guests run in other machine code than their module's: `guest_debug` gives each store a copy.
+    pub copies_code: bool,
+}
+
+/// Asks an engine; `None` if it does not run the question (because it demands fuel, say).
+pub(crate) fn traits(engine: &Engine) -> Option<Traits> {
     const ASK: &str = r#"(module (import "" "" (func)) (func (export "run") (call 0)))"#;
     let module = Module::new(engine, wat::parse_str(ASK).ok()?).ok()?;
     let mut store = Store::new(engine, None);
-    let ask = Func::wrap(&mut store, |mut caller: Caller<'_, Option<u64>>| {
+    let text = module.text().as_ptr_range();
+    let text = text.start as usize..text.end as usize;
+    let ask = Func::wrap(&mut store, move |mut caller: Caller<'_, Option<Traits>>| {
+        let Some(store) = super::current() else { return };
         // SAFETY: this store's guest runs on this thread, so the store is alive.
-        let stack = super::current().map(|store| unsafe { store.stack() });
-        *caller.data_mut() =
-            stack.and_then(|(entry, limit)| entry.checked_sub(limit)).map(|size| size as u64);
+        let ((entry, limit), exit) = unsafe { (store.stack(), store.exit()) };
+        // The engine counts from a few hundred bytes above the guest's entry; settings are whole pages.
+        let stack = entry.checked_sub(limit).map(|size| (size as u64).next_multiple_of(4096));
+        let copies_code = exit.is_some_and(|exit| !text.contains(&(exit.pc & ADDRESS)));
+        *caller.data_mut() = Some(Traits { stack, copies_code });
     });
     let instance = Instance::new(&mut store, &module, &[ask.into()]).ok()?;
     instance.get_typed_func::<(), ()>(&mut store, "run").ok()?.call(&mut store, ()).ok()?;
-    // The engine counts from a few hundred bytes above the guest's entry; settings are whole pages.
-    store.into_data().map(|size| size.next_multiple_of(4096))
+    store.into_data()
 }
+
+/// Bits of an address of code; aarch64 may sign return addresses in those above.
+const ADDRESS: usize = (1 << 48) - 1;
 
 fn refused(error: &wasmtime::Error) -> Doubt {
     Doubt::Engine { reason: error.root_cause().to_string() }

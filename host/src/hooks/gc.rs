@@ -5,7 +5,16 @@
 //! collections in it follow exactly from the heap's state before and after. With reference counting every
 //! allocation leaves; a collection shows by the engine's list of stack roots, and one that leaves the list as
 //! long as it was is missed, so that its count is an estimate. Collections that the embedder asks for are
-//! not seen.
+//! not seen. A stall is the guest's: the way into the engine and out of it, growth of the heap and time in which
+//! the thread did not run are part of it, so it is longer than the collection proper.
+//!
+//! # Cost
+//! Two clock readings and a few loads around what takes microseconds (copying): a loop of allocations ran as fast
+//! as without (x86-64, 2 cores, measured by hand). With reference counting they surround every allocation, and
+//! that has not been measured.
+//!
+//! # Security
+//! Sizes and counters of the collector, never objects.
 
 use std::mem::transmute;
 use std::sync::atomic::{AtomicU64, Ordering};

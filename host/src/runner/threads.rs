@@ -71,7 +71,7 @@ impl SharedGuest {
             message: super::error::one_line(error),
         };
         let store = module_store(self.module.engine(), workload, &Grants::default(), None)?;
-        let pre = self.instance_pre(&store).map_err(|error| link(&error))?;
+        let (pre, memory) = self.instance_pre(&store).map_err(|error| link(&error))?;
         let (ended, mut other) = mpsc::channel(1);
         let spawner = Arc::new(Spawner {
             pre: pre.clone(),
@@ -90,7 +90,10 @@ impl SharedGuest {
                 &spawner.grants,
                 Some(Arc::clone(&spawner)),
             ) {
-                Ok(mut store) => command::start(&pre, &workload, &mut store, &name).await,
+                Ok(mut store) => {
+                    memory.into_iter().for_each(|memory| store.data_mut().probe.share(memory));
+                    command::start(&pre, &workload, &mut store, &name).await
+                }
                 Err(error) => Err(error),
             };
             // Nobody listens any more when a sibling's trap was first.
@@ -104,7 +107,10 @@ impl SharedGuest {
         }
     }
 
-    fn instance_pre(&self, store: &Store<ModuleState>) -> Result<InstancePre<ModuleState>> {
+    fn instance_pre(
+        &self,
+        store: &Store<ModuleState>,
+    ) -> Result<(InstancePre<ModuleState>, Option<SharedMemory>)> {
         let (from, name) = &self.import;
         let ty = self
             .module
@@ -112,11 +118,11 @@ impl SharedGuest {
             .find(|import| import.module() == from && import.name() == name)
             .and_then(|import| import.ty().memory().cloned());
         let mut linker = self.linker.clone();
-        if let Some(ty) = ty {
-            let memory = SharedMemory::new(self.module.engine(), ty)?;
-            linker.define(store, from, name, memory)?;
+        let memory = ty.map(|ty| SharedMemory::new(self.module.engine(), ty)).transpose()?;
+        if let Some(memory) = &memory {
+            linker.define(store, from, name, memory.clone())?;
         }
-        linker.instantiate_pre(&self.module)
+        Ok((linker.instantiate_pre(&self.module)?, memory))
     }
 }
 

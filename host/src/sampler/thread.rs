@@ -37,6 +37,8 @@ pub(crate) struct ThreadState {
     span: AtomicU64,
     /// What the guest calls of the host.
     pub(super) flight: NoteCell,
+    /// Span id of the last call whose stack was nearly full.
+    deep: AtomicU64,
     /// Written by the thread's signal handler only.
     pub(super) samples: Ring,
     /// Table that the handler is reading.
@@ -242,6 +244,7 @@ fn take_state() -> &'static ThreadState {
             workload: AtomicU32::new(0),
             span: AtomicU64::new(0),
             flight: NoteCell::new(),
+            deep: AtomicU64::new(0),
             samples: Ring::new(SAMPLES),
             hazard: AtomicPtr::new(ptr::null_mut()),
             events: Ring::new(EVENTS),
@@ -275,6 +278,12 @@ impl ThreadState {
         self.samples.clear();
         self.events.clear();
         self.scope.store(scope, Ordering::Release);
+    }
+
+    /// Whether the active call's stack is seen nearly full for the first time. Async-signal-safe.
+    fn first_deep(&self) -> bool {
+        let span = self.span.load(Ordering::Relaxed);
+        span != 0 && self.deep.swap(span, Ordering::Relaxed) != span
     }
 
     /// What a record of this moment says.
@@ -340,7 +349,11 @@ pub(super) fn stack_used(sp: usize) {
     let (entry, _) = unsafe { store.stack() };
     let used = entry.wrapping_sub(sp);
     if entry != 0 && used <= super::MAX_STACK {
-        figures(|figures| figures.runtime.stack.sampled(used as u64));
+        figures(|figures| {
+            if figures.runtime.stack.sampled(used as u64) && active().is_some_and(ThreadState::first_deep) {
+                figures.runtime.stack.sampled_deep();
+            }
+        });
     }
 }
 
