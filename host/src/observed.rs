@@ -8,7 +8,7 @@ use pin_project_lite::pin_project;
 
 use crate::clock::{Moment, thread_cpu_ns};
 use crate::load::Workload;
-use crate::sampler::{self, Active, Note, Parked};
+use crate::sampler::{Active, Note, Parked};
 use crate::stack::Made;
 
 /// Where the time of a call went.
@@ -29,13 +29,25 @@ impl Spent {
 
     /// Adds the CPU time of what this thread does in `run`.
     pub(crate) fn over<R>(&mut self, run: impl FnOnce() -> R) -> R {
-        let Some(before) = self.cpu_ns else { return run() };
-        Made::forget();
-        let from = thread_cpu_ns();
+        let from = self.begin();
         let out = run();
+        self.end(from);
+        out
+    }
+
+    /// The thread's CPU clock, if it is needed.
+    #[inline]
+    fn begin(&self) -> Option<u64> {
+        self.cpu_ns?;
+        Made::forget();
+        thread_cpu_ns()
+    }
+
+    #[inline]
+    fn end(&mut self, from: Option<u64>) {
+        let Some(before) = self.cpu_ns else { return };
         self.cpu_ns = from.zip(thread_cpu_ns()).map(|(from, to)| before + to.saturating_sub(from));
         self.stack = self.stack.take().or_else(Made::take);
-        out
     }
 
     pub(crate) fn cpu_ns(&self) -> Option<u64> {
@@ -54,21 +66,102 @@ impl Spent {
     }
 }
 
+/// Polls from which on a call that is polled often is not worth the readings of the CPU clock.
+const OFTEN: u32 = 4;
+
+/// What is done around each poll, whatever the future is: kept apart from it, so that there is one copy of it, which
+/// stays in the processor's caches.
+struct Polls<'a> {
+    workload: &'a Workload,
+    span: u64,
+    started: Option<Moment>,
+    /// When it last began to wait for the host.
+    waiting: Option<Moment>,
+    count: u32,
+    spent: Spent,
+    /// The call of the host that it waits in.
+    call: Note,
+    /// Where that is shown meanwhile.
+    parked: Option<Parked>,
+}
+
+/// A poll that began, and what was there before it.
+struct Entered<'a> {
+    active: Option<Active<'a>>,
+    outer: Note,
+    cpu: Option<u64>,
+}
+
+impl<'a> Polls<'a> {
+    #[inline(never)]
+    fn begin(&mut self) -> Entered<'a> {
+        match self.waiting.take() {
+            Some(since) => {
+                let now = Moment::now();
+                if let Some(unpolled) = &mut self.spent.unpolled_ns {
+                    *unpolled += now.ns_since(since);
+                }
+                self.unpark();
+                self.spare(now);
+            }
+            None => {
+                self.started.get_or_insert_with(Moment::now);
+            }
+        }
+        let active = self.workload.enter_as(self.span, true);
+        let outer = active.as_ref().map_or(Note::default(), |active| active.note(self.call));
+        Entered { active, outer, cpu: self.spent.begin() }
+    }
+
+    #[inline(never)]
+    fn end(&mut self, Entered { active, outer, cpu }: Entered<'a>, pending: bool) {
+        self.spent.end(cpu);
+        if let Some(active) = active {
+            // It stays ambiguous once it is.
+            self.span = active.span().unwrap_or(self.span);
+            self.call = active.note(outer);
+        }
+        self.count += 1;
+        if pending {
+            self.waiting = Some(Moment::now());
+            self.park();
+        }
+    }
+
+    /// Takes no more readings of the CPU clock where they would be a measurable part of what they measure.
+    fn spare(&mut self, now: Moment) {
+        let often = self.count >= OFTEN && self.spent.cpu_ns.is_some();
+        if let Some(started) = self.started.filter(|_| often)
+            && self.workload.figures.gate.is_polled_often(now.ns_since(started), self.count)
+        {
+            self.spent.cpu_ns = None;
+        }
+    }
+
+    /// Shows the call of the host that the guest waits in while nobody polls it.
+    fn park(&mut self) {
+        if self.parked.is_none() && self.call != Note::default() {
+            self.parked = Parked::claim(self.workload.shared.scope, self.workload.figures.ordinal);
+        }
+        if let Some(parked) = &self.parked {
+            parked.set(self.call);
+        }
+    }
+
+    fn unpark(&self) {
+        if let Some(parked) = &self.parked {
+            parked.set(Note::default());
+        }
+    }
+}
+
 pin_project! {
     /// A guest's future: its workload is active around each poll and around its drop, which may run guest code.
     ///
     /// The future lies inside rather than in a box of its own: of a short call an allocation would be a
     /// measurable part.
     pub(crate) struct Observed<'a, F, E> {
-        workload: &'a Workload,
-        span: u64,
-        started: Option<Moment>,
-        // When it last began to wait for the host.
-        waiting: Option<Moment>,
-        spent: Spent,
-        // The call of the host that it waits in, and where that is shown meanwhile.
-        call: Note,
-        parked: Option<Parked>,
+        polls: Polls<'a>,
         #[pin]
         future: Option<F>,
         end: Option<E>,
@@ -78,11 +171,10 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             if this.future.is_some() {
-                *this.parked = None;
-                let _active = this.workload.enter(*this.span);
-                let outer = sampler::swap(*this.call);
+                let poll = this.polls.begin();
+                this.polls.parked = None;
                 this.future.set(None);
-                sampler::swap(outer);
+                this.polls.end(poll, false);
             }
         }
     }
@@ -96,9 +188,10 @@ where
     /// `span` is what samples are linked to; `end` is given the output at once, when the first poll was, and
     /// where the time went.
     pub(crate) fn new(workload: &'a Workload, span: u64, spent: Spent, future: F, end: E) -> Self {
-        let (future, end, call) = (Some(future), Some(end), Note::default());
         let spent = Spent { unpolled_ns: Some(0), ..spent };
-        Self { workload, span, started: None, waiting: None, spent, call, parked: None, future, end }
+        let (started, waiting, call, parked) = (None, None, Note::default(), None);
+        let polls = Polls { workload, span, started, waiting, count: 0, spent, call, parked };
+        Self { polls, future: Some(future), end: Some(end) }
     }
 }
 
@@ -111,39 +204,17 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let mut this = self.project();
-        let started = *this.started.get_or_insert_with(Moment::now);
-        if let (Some(since), Some(unpolled)) = (this.waiting.take(), &mut this.spent.unpolled_ns) {
-            *unpolled += since.elapsed_ns();
-        }
-        let active = this.workload.enter_as(*this.span, true);
-        park(this.parked, this.workload, Note::default());
-        let outer = sampler::swap(*this.call);
         // Not polled again after its end, which would be the caller's mistake.
         let Some(future) = this.future.as_mut().as_pin_mut() else { return Poll::Pending };
-        let polled = this.spent.over(|| future.poll(context));
-        // It stays ambiguous once it is.
-        *this.span = active.as_ref().and_then(Active::span).unwrap_or(*this.span);
-        let Poll::Ready(output) = polled else {
-            *this.call = sampler::swap(outer);
-            drop(active);
-            *this.waiting = Some(Moment::now());
-            park(this.parked, this.workload, *this.call);
-            return Poll::Pending;
-        };
-        this.future.set(None);
-        sampler::swap(outer);
-        drop(active);
-        let spent = std::mem::replace(this.spent, Spent::new(false));
-        this.end.take().map_or(Poll::Pending, |end| Poll::Ready(end(output, started, spent)))
-    }
-}
-
-/// Shows the call of the host that a guest waits in while nobody polls it.
-fn park(parked: &mut Option<Parked>, workload: &Workload, call: Note) {
-    if parked.is_none() && call != Note::default() {
-        *parked = Parked::claim(workload.shared.scope, workload.figures.ordinal);
-    }
-    if let Some(parked) = parked {
-        parked.set(call);
+        let poll = this.polls.begin();
+        let polled = future.poll(context);
+        if polled.is_ready() {
+            this.future.set(None);
+        }
+        this.polls.end(poll, polled.is_pending());
+        let Poll::Ready(output) = polled else { return Poll::Pending };
+        let (Some(end), Some(started)) = (this.end.take(), this.polls.started) else { return Poll::Pending };
+        let spent = std::mem::replace(&mut this.polls.spent, Spent::new(false));
+        Poll::Ready(end(output, started, spent))
     }
 }

@@ -31,7 +31,7 @@ pub(super) unsafe extern "C" fn host_call(
     if timed.is_some() || !returned {
         ended(number, timed, returned);
     }
-    sampler::swap(before);
+    sampler::restore(before);
     returned
 }
 

@@ -68,6 +68,6 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         ended(self.number, self.timed.take(), self.returned);
-        sampler::swap(self.before);
+        sampler::restore(self.before);
     }
 }

@@ -49,6 +49,13 @@ impl NoteCell {
     }
 
     #[inline]
+    pub(super) fn replace(&self, note: Note) -> Note {
+        let before = self.get();
+        self.set(note);
+        before
+    }
+
+    #[inline]
     pub(super) fn set(&self, note: Note) {
         if note.call != 0 {
             self.pc.store(note.pc, Ordering::Relaxed);
@@ -70,13 +77,12 @@ pub(crate) fn calling(number: u16, exit: Option<ExitFrame>) -> Note {
     before
 }
 
-/// Notes something else; what was noted before.
+/// Notes what was noted before a call.
 #[inline(never)] // thread-locals must be looked up after a call
-pub(crate) fn swap(note: Note) -> Note {
-    let Some(state) = thread::active() else { return Note::default() };
-    let before = state.flight.get();
-    state.flight.set(note);
-    before
+pub(crate) fn restore(note: Note) {
+    if let Some(state) = thread::active() {
+        state.flight.set(note);
+    }
 }
 
 struct Place {

@@ -138,7 +138,15 @@ pub(crate) struct Active<'a> {
 }
 
 impl Active<'_> {
+    /// Notes what the guest calls of the host; what was noted before.
+    #[inline]
+    pub(crate) fn note(&self, note: Note) -> Note {
+        // SAFETY: as in `active`.
+        unsafe { self.state.as_ref() }.map_or(Note::default(), |state| state.flight.replace(note))
+    }
+
     /// What samples of this moment are linked to, if they are taken.
+    #[inline]
     pub(crate) fn span(&self) -> Option<u64> {
         // SAFETY: as in `active`.
         unsafe { self.state.as_ref() }.map(|state| state.span.load(Ordering::Relaxed))

@@ -30,6 +30,8 @@ const LONG_NS: u64 = 100_000;
 const UNKNOWN: u8 = 0;
 const SHORT: u8 = 1;
 const LONG: u8 = 2;
+/// They are polled so often that each poll is short; for good.
+const RESTLESS: u8 = 3;
 
 /// From the middle of a histogram's bucket to its upper bound, and a bit: calls of one duration are not slow.
 const BUCKET: f64 = 1.05;
@@ -101,7 +103,7 @@ pub(crate) struct Gate {
     /// Usual calls are not counted here: there are too many of them, and they are what is left.
     refused: [AtomicU64; Kept::ALL.len()],
     slow_ns: AtomicU64,
-    /// [`UNKNOWN`], [`SHORT`] or [`LONG`].
+    /// [`UNKNOWN`], [`SHORT`], [`LONG`] or [`RESTLESS`].
     length: AtomicU8,
 }
 
@@ -144,7 +146,7 @@ impl Gate {
 
     /// Whether a call's CPU time is taken: until a short call was seen, and where they are usually long.
     pub(crate) fn takes_cpu(&self) -> bool {
-        self.length.load(Relaxed) != SHORT
+        matches!(self.length.load(Relaxed), UNKNOWN | LONG)
     }
 
     /// Says how long a call was whose CPU time was taken. Before anything was learned, one short call is enough
@@ -155,6 +157,15 @@ impl Gate {
         }
     }
 
+    /// Whether a call that was polled so often in so many ns is polled too often for its CPU time to be taken.
+    pub(crate) fn is_polled_often(&self, ns: u64, polls: u32) -> bool {
+        let often = ns / u64::from(polls.max(1)) < LONG_NS;
+        if often {
+            self.length.store(RESTLESS, Relaxed);
+        }
+        often
+    }
+
     /// Learns what is slow and what is usual from the durations of good calls.
     pub(crate) fn learn(&self, good: &AtomicHistogram) {
         let good = good.snapshot();
@@ -163,7 +174,9 @@ impl Gate {
         }
         if let (Some(usual), Some(slow)) = (good.quantile(0.5), good.quantile(0.99)) {
             self.slow_ns.store((slow * BUCKET * 1e9) as u64, Relaxed);
-            self.length.store(if usual * 1e9 >= LONG_NS as f64 { LONG } else { SHORT }, Relaxed);
+            if self.length.load(Relaxed) != RESTLESS {
+                self.length.store(if usual * 1e9 >= LONG_NS as f64 { LONG } else { SHORT }, Relaxed);
+            }
         }
     }
 
@@ -221,5 +234,11 @@ mod tests {
         (0..200).for_each(|_| good.record_ns(10_000));
         gate.learn(&good);
         assert!(!gate.takes_cpu());
+        (0..2000).for_each(|_| good.record_ns(5_000_000));
+        gate.learn(&good);
+        assert!(!gate.is_polled_often(5_000_000, 40) && gate.takes_cpu());
+        assert!(gate.is_polled_often(5_000_000, 400));
+        gate.learn(&good);
+        assert!(!gate.takes_cpu(), "long calls of many short polls");
     }
 }
