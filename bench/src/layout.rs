@@ -2,9 +2,9 @@
 //! two sides of a pair get the same layout, and each pair another one.
 //!
 //! ```text
-//! high │ stack, libraries │ padding: random per pair │ hole: freed before the compiler runs │ … low
+//! high │ stack, libraries, gaps filled │ hole: freed before the compiler runs, but for a random padding │ … low
 //! ```
-//! The kernel maps into the highest gap that is large enough. What only one side has (the heap of the
+//! The kernel maps into the highest gap that is large enough. What only one side has (the stack and heap of the
 //! aggregator's thread) is mapped below the hole; then the hole is freed, and both sides put code, heaps and
 //! stacks of guests there in the same order. Tables say on how many engines this worked.
 
@@ -15,6 +15,7 @@ use anyhow::{Result, bail};
 
 /// Enough for the code of the largest guest and what the compiler needs beside it, bytes.
 const HOLE: usize = 512 << 20;
+const PAGE: usize = 4096;
 
 /// Has the program start without randomized addresses. Where that is not allowed, addresses differ between
 /// the two sides, which widens intervals and biases nothing.
@@ -29,20 +30,33 @@ pub fn fixed(command: &mut Command) -> &mut Command {
 }
 
 /// Address space that is kept free until this is dropped.
-pub struct Hole(*mut libc::c_void);
+pub struct Hole {
+    at: *mut libc::c_void,
+    /// Bytes at its top that stay mapped.
+    padding: usize,
+}
 
 impl Hole {
-    /// Maps `padding` pages for good, and a hole below them.
+    /// Maps a hole, and for good every gap that is left above. Of the hole, `padding` pages stay.
     pub fn reserve(padding: usize) -> Result<Self> {
-        map(padding.max(1) * 4096)?;
-        Ok(Self(map(HOLE)?))
+        let hole = Self { at: map(HOLE)?, padding: padding.max(1) * PAGE };
+        let mut size = HOLE;
+        while size >= PAGE {
+            let at = map(size)?;
+            if at < hole.at {
+                // SAFETY: mapped by the line before, used by nobody.
+                unsafe { libc::munmap(at, size) };
+                size /= 2;
+            }
+        }
+        Ok(hole)
     }
 }
 
 impl Drop for Hole {
     fn drop(&mut self) {
         // SAFETY: mapped by `reserve`, never handed out.
-        unsafe { libc::munmap(self.0, HOLE) };
+        unsafe { libc::munmap(self.at, HOLE - self.padding) };
     }
 }
 

@@ -91,6 +91,15 @@ pub fn quantile(values: &[f64], q: f64) -> f64 {
     low + (high - low) * position.fract()
 }
 
+/// The mean without so large a share of the values at either end; of at least one value.
+pub fn trimmed_mean(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let out = (sorted.len() as f64 * share) as usize;
+    let kept = &sorted[out..sorted.len() - out];
+    kept.iter().sum::<f64>() / kept.len() as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +109,13 @@ mod tests {
         let values = [4.0, 1.0, 2.0, 3.0];
         assert_eq!([0.25, 0.5, 1.0].map(|q| quantile(&values, q)), [1.75, 2.5, 4.0]);
         assert_eq!(quantile(&[7.0], 0.9), 7.0);
+    }
+
+    #[test]
+    fn trimming_leaves_out_both_ends() {
+        let values = [100.0, 1.0, 2.0, 3.0, -50.0, 1.0, 2.0, 3.0, 2.0, 2.0];
+        assert_eq!(trimmed_mean(&values, 0.1), 2.0);
+        assert_eq!(trimmed_mean(&values, 0.0), 6.6);
     }
 
     /// Of many experiments, about 95 % have the truth in their interval, neither all nor far fewer.

@@ -70,13 +70,13 @@ const fn short(name: &'static str, steps: &'static [i32], pooled: bool) -> Workl
     }
 }
 
-/// All of them. Calls of guests take some tens of milliseconds, of kernels about one.
+/// All of them. Calls of guests take some milliseconds, of kernels about one.
 pub const ALL: &[Workload] = &[
-    Workload { allocations: true, ..guest("image", &["-", "-", "320"]) },
-    Workload { allocations: true, ..guest("analytics", &["--generate", "5000", "1"]) },
-    guest("inference", &["--batch", "100"]),
-    guest("pricing", &["--generate", "15000", "1"]),
-    Workload { call: Call::Run(&[500]), ..guest("gc", &[]) },
+    Workload { allocations: true, ..guest("image", &["-", "-", "160"]) },
+    Workload { allocations: true, ..guest("analytics", &["--generate", "2500", "1"]) },
+    guest("inference", &["--batch", "150"]),
+    guest("pricing", &["--generate", "2000", "1"]),
+    Workload { call: Call::Run(&[50]), ..guest("gc", &[]) },
     kernel("fib", include_str!("kernels/fib.wat"), &[23]),
     kernel("sieve", include_str!("kernels/sieve.wat"), &[200_000]),
     kernel("matmul", include_str!("kernels/matmul.wat"), &[96]),

@@ -130,8 +130,8 @@ impl Places {
         })
     }
 
-    pub(crate) fn refill(&self) {
-        self.reports.refill();
+    pub(crate) fn refill(&self, ticks: u32) {
+        self.reports.refill(ticks);
     }
 
     /// How often a report's place was trapped at so far.

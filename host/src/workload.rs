@@ -189,9 +189,9 @@ impl Figures {
     }
 
     /// What the aggregator does with each drain.
-    pub(crate) fn refill(&self) {
-        self.gate.refill();
-        self.places.refill();
+    pub(crate) fn refill(&self, ticks: u32) {
+        self.gate.refill(ticks);
+        self.places.refill(ticks);
         self.memories.prune();
     }
 

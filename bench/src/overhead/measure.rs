@@ -13,14 +13,19 @@ use anyhow::{Result, ensure};
 
 use super::Plan;
 use super::process::Process;
-use crate::stats::{Estimate, Random, quantile};
+use crate::stats::{Estimate, Random, quantile, trimmed_mean};
 use crate::worker::Side;
 use crate::workloads::Workload;
+
+/// Share of an engine's blocks that is left out at either end.
+const TRIM: f64 = 0.1;
 
 /// What was measured of a workload; ratios to the bare engine.
 pub struct Measured {
     /// CPU time of the guest's threads.
     pub time: Estimate,
+    /// The same with all blocks.
+    pub untrimmed: Estimate,
     /// The same of a second bare engine.
     pub noise: Estimate,
     /// Wall time.
@@ -52,6 +57,7 @@ struct Logs {
     wall_noise: Vec<f64>,
     epochs: Vec<f64>,
     allocations: Vec<f64>,
+    untrimmed: Vec<f64>,
 }
 
 /// A slice of one side: wall and guest CPU time, nanoseconds.
@@ -85,8 +91,8 @@ pub fn measure(workload: &Workload, plan: &Plan, otlp: &str, random: &mut Random
         for side in [&mut bare, &mut observed, &mut again, &mut epochs].into_iter().chain(&mut allocations) {
             side.ask("slice", calls)?;
         }
-        let mut sums = [0.0; 6];
-        for block in 0..plan.blocks {
+        let mut blocks: [Vec<f64>; 6] = Default::default();
+        for block in 0..plan.blocks(calls * once) {
             let a1 = bare.ask("slice", calls)?;
             let (b, c);
             if block % 2 == 0 {
@@ -103,10 +109,11 @@ pub fn measure(workload: &Workload, plan: &Plan, otlp: &str, random: &mut Random
             };
             let ratios =
                 [log(b.1, a.1), log(c.1, a.1), log(b.0, a.0), log(c.0, a.0), log(e.1, a.1), log(d.1, a.1)];
-            sums.iter_mut().zip(ratios).for_each(|(sum, ratio)| *sum += ratio);
+            blocks.iter_mut().zip(ratios).for_each(|(block, ratio)| block.push(ratio));
         }
-        let means = sums.map(|sum| sum / plan.blocks as f64);
-        let Logs { time, noise, wall, wall_noise, epochs, allocations } = &mut logs;
+        logs.untrimmed.push(trimmed_mean(&blocks[0], 0.0));
+        let means = blocks.map(|ratios| trimmed_mean(&ratios, TRIM));
+        let Logs { time, noise, wall, wall_noise, epochs, allocations, .. } = &mut logs;
         let lists = [time, noise, wall, wall_noise, epochs, allocations];
         lists.into_iter().zip(means).for_each(|(list, mean)| list.push(mean));
         if workload.starts {
@@ -120,6 +127,7 @@ pub fn measure(workload: &Workload, plan: &Plan, otlp: &str, random: &mut Random
     let median = |pick: fn(&(f64, f64)) -> f64| quantile(&starts.iter().map(pick).collect::<Vec<_>>(), 0.5);
     Ok(Measured {
         time: Estimate::of(&logs.time),
+        untrimmed: Estimate::of(&logs.untrimmed),
         noise: Estimate::of(&logs.noise),
         wall: Estimate::of(&logs.wall),
         wall_noise: Estimate::of(&logs.wall_noise),

@@ -77,7 +77,8 @@ impl Guest {
     ) -> Result<Self> {
         let mut config = config(workload, side);
         let bytes = workload.module()?;
-        let photo = std::fs::read(workloads::folder().join("data/photo.jpg")).context("read photo.jpg")?;
+        let photo =
+            std::fs::read(workloads::folder().join("data/thumbnail.jpg")).context("read thumbnail.jpg")?;
         let scope = match side {
             Side::Observed | Side::Allocations => {
                 let builder = Sandscope::builder().service("bench").hz(HZ).otlp(otlp).interval(interval);

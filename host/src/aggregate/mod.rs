@@ -13,6 +13,7 @@ mod delay;
 mod fold;
 mod heap;
 mod locks;
+mod pace;
 mod record;
 mod spans;
 mod traps;
@@ -39,7 +40,7 @@ use crate::sampler::Unavailable;
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
 use crate::shape::shadow_stack;
 use crate::sites::Sites;
-use crate::span::{SpanRecord, TICKS};
+use crate::span::SpanRecord;
 use crate::trap::TrapReport;
 use crate::{agent, debug_info, facade, memories, sampler};
 
@@ -49,12 +50,11 @@ pub(crate) use fold::Settled;
 use fold::{Pending, RawFold};
 use heap::Heap;
 use locks::Locks;
+use pace::Pace;
 use record::Recorder;
 use spans::{Spans, Wanted};
 use traps::TrapLog;
 
-/// Time between drains: a ring holds the deepest stacks of this long at the default rate.
-const DRAIN: Duration = Duration::from_millis(1000 / TICKS as u64);
 /// Time between writes to a recording: what a power cut may take.
 const RECORD: Duration = Duration::from_secs(1);
 /// Time between two writes for the sake of traps, which come in storms.
@@ -128,7 +128,7 @@ pub(crate) fn start(
                     None => None,
                 };
                 let started = unix_nanos(SystemTime::now());
-                let now = Instant::now();
+                let (now, pace) = (Instant::now(), Pace::new(shared.hz));
                 let wanted = Wanted { record: recorder.is_some(), export: exporter.is_some() };
                 let mut aggregator = Aggregator {
                     shared,
@@ -143,6 +143,7 @@ pub(crate) fn start(
                     heap: Heap::default(),
                     blocked: Blocked::default(),
                     delays: Delays::default(),
+                    pace,
                     spans: Spans::new(ended, wanted),
                     traps: TrapLog::default(),
                     waiting: Vec::new(),
@@ -188,6 +189,7 @@ struct Aggregator {
     heap: Heap,
     blocked: Blocked,
     delays: Delays,
+    pace: Pace,
     spans: Spans,
     traps: TrapLog,
     /// Retired code that a handler might still have been reading at the last settling.
@@ -210,8 +212,6 @@ struct Aggregator {
 
 impl Aggregator {
     async fn run(&mut self, mut inbox: mpsc::Receiver<Command>) {
-        let mut drain = interval(DRAIN);
-        drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(blocked::LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_export = Instant::now() + self.settings.interval;
@@ -225,9 +225,10 @@ impl Aggregator {
                     }
                     None => break,
                 },
-                _ = drain.tick() => {
+                () = sleep_until(self.pace.next()) => {
                     self.drain();
-                    self.shared.all_figures().iter().for_each(|figures| figures.refill());
+                    let ticks = self.pace.drained();
+                    self.shared.all_figures().iter().for_each(|figures| figures.refill(ticks));
                     if self.shared.closed.load(Ordering::Acquire) && inbox.is_empty() {
                         break;
                     }
@@ -309,12 +310,13 @@ impl Aggregator {
 
     fn drain(&mut self) {
         let (raw, delays) = (&mut self.raw, &mut self.delays);
-        let dropped = sampler::drain(self.shared.scope, |thread, record| {
+        let found = sampler::drain(self.shared.scope, |thread, record| {
             raw.add(record);
             delays.add(thread, record);
         });
-        self.dropped += dropped.samples;
-        self.events_dropped += dropped.events;
+        self.dropped += found.dropped_samples;
+        self.events_dropped += found.dropped_events;
+        self.pace.saw(found.crowded);
         self.spans.drain(&self.shared.all_figures());
     }
 

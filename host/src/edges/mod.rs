@@ -56,7 +56,7 @@ fn sample(guest: &Guest, kinds: &[&[&'static str]], mut run: impl FnMut() + Send
         });
         loop {
             let last = worker.is_finished();
-            let dropped = drain(scope, |_, sample| {
+            let found = drain(scope, |_, sample| {
                 let in_host = match sample.kind {
                     Kind::Guest => false,
                     Kind::Host => true,
@@ -67,7 +67,7 @@ fn sample(guest: &Guest, kinds: &[&[&'static str]], mut run: impl FnMut() + Send
                     errors.lock().unwrap().push(error);
                 }
             });
-            seen.dropped += dropped.samples;
+            seen.dropped += found.dropped_samples;
             let hit_all = wanted.iter().all(|kind| seen.kinds.contains_key(kind));
             let done = (seen.samples >= SAMPLES && hit_all) || started.elapsed() > PATIENCE;
             enough.fetch_or(done, Ordering::Relaxed);

@@ -98,6 +98,9 @@ pub(super) struct Label {
     pub weight: u64,
 }
 
+/// Part of a ring that makes it crowded, as a divisor: three times as many may come until the next drain.
+const CROWDED: u64 = 4;
+
 impl Ring {
     pub(super) fn new(words: usize) -> Self {
         Self {
@@ -130,6 +133,12 @@ impl Ring {
         }
         let room = (room - head).min(super::MAX_FRAMES);
         Some(Record { ring: self, start, kind, room, frames: 0, truncated: false })
+    }
+
+    /// Whether so much was written since the last time that the next time should come soon.
+    pub(super) fn is_crowded(&self) -> bool {
+        let waiting = self.written.load(Ordering::Relaxed) - self.read.load(Ordering::Relaxed);
+        waiting * CROWDED > self.words.len() as u64
     }
 
     /// Gives out what was written since the last time; returns the weight that was dropped. One reader.

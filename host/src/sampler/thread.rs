@@ -365,33 +365,38 @@ pub(super) fn stack_used(sp: usize) {
     }
 }
 
-/// What found no room.
+/// What a drain found beside records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Dropped {
-    pub samples: u64,
-    pub events: u64,
+pub(crate) struct Found {
+    /// Samples that found no room.
+    pub dropped_samples: u64,
+    /// Events that found no room.
+    pub dropped_events: u64,
+    /// Whether a ring was so full that the next drain should come soon.
+    pub crowded: bool,
 }
 
 /// Empties the rings of a scope and recycles those of threads that ended. Gives out each record with the kernel's
 /// number of its thread.
 ///
 /// One drain of a scope at a time.
-pub(crate) fn drain(scope: u64, mut each: impl FnMut(u32, &Drained<'_>)) -> Dropped {
+pub(crate) fn drain(scope: u64, mut each: impl FnMut(u32, &Drained<'_>)) -> Found {
     let states: Vec<&'static ThreadState> =
         lock(&STATES).iter().copied().filter(|state| state.scope.load(Ordering::Acquire) == scope).collect();
-    let mut dropped = Dropped::default();
+    let mut found = Found::default();
     let mut pcs = Vec::with_capacity(super::MAX_FRAMES);
     for state in states {
         let exited = !state.owned.load(Ordering::Acquire);
         let thread = state.thread.load(Ordering::Relaxed);
         let mut each = |record: &Drained<'_>| each(thread, record);
-        dropped.samples += state.samples.drain(&mut pcs, &mut each);
-        dropped.events += state.events.drain(&mut pcs, &mut each);
+        found.crowded |= state.samples.is_crowded() || state.events.is_crowded();
+        found.dropped_samples += state.samples.drain(&mut pcs, &mut each);
+        found.dropped_events += state.events.drain(&mut pcs, &mut each);
         if exited {
             state.scope.store(0, Ordering::Release);
         }
     }
-    dropped
+    found
 }
 
 /// The workload that is active and the call of the host that is noted, of each thread of a scope.

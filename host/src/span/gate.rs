@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use sandscope_model::AtomicHistogram;
 
-/// Refills per second; the aggregator's drains.
+/// Ticks per second, in which buckets are refilled.
 pub(crate) const TICKS: u32 = 20;
 
 /// Calls from which on a percentile means something.
@@ -87,9 +87,12 @@ impl Bucket {
         self.tokens.try_update(Relaxed, Relaxed, |tokens| tokens.checked_sub(1)).is_ok()
     }
 
-    /// To be called [`TICKS`] times a second.
-    pub(crate) fn refill(&self) {
-        let more = |tokens: u32| (tokens < self.rate).then(|| self.rate.min(tokens + self.rate / TICKS));
+    /// After so many ticks, of which there are [`TICKS`] a second.
+    pub(crate) fn refill(&self, ticks: u32) {
+        let more = |tokens: u32| {
+            let filled = tokens.saturating_add(ticks.saturating_mul(self.rate / TICKS));
+            (tokens < self.rate).then(|| self.rate.min(filled))
+        };
         // A full bucket stays as it is.
         let _ = self.tokens.try_update(Relaxed, Relaxed, more);
     }
@@ -140,8 +143,8 @@ impl Gate {
         admitted.then_some(kept)
     }
 
-    pub(crate) fn refill(&self) {
-        self.buckets.iter().for_each(Bucket::refill);
+    pub(crate) fn refill(&self, ticks: u32) {
+        self.buckets.iter().for_each(|bucket| bucket.refill(ticks));
     }
 
     /// Whether a call's CPU time is taken: until a short call was seen, and where they are usually long.
@@ -201,7 +204,7 @@ mod tests {
         assert_eq!((usual, gate.refused(1000)), (20, [0, 0, 0, 980]));
         assert_eq!(gate.admit(true, false, 5), Some(Kept::Error));
         assert_eq!(gate.admit(false, true, 5), Some(Kept::Sampled));
-        gate.refill();
+        gate.refill(1);
         let usual = (0..1000).filter(|_| gate.admit(false, false, 5).is_some()).count();
         assert_eq!(usual, 1);
     }

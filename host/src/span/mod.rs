@@ -35,7 +35,7 @@ pub use parent::TraceParent;
 use crate::clock::Moment;
 use crate::workload::Outcome;
 
-/// Spans that may wait for the aggregator, which looks twenty times a second.
+/// Spans that may wait for the aggregator, which looks five to twenty times a second.
 const QUEUE: usize = 2048;
 
 /// The sampled bit of W3C trace flags.
