@@ -12,13 +12,13 @@
 //! Memories of all stores of a workload are told apart by their index and by the order in which the instances
 //! of their store first grew one; beyond [`INSTANCES`] and [`INDICES`] they are only in the sum. What is
 //! resident is looked at once per export or second, up to [`ROUND`] bytes per round, and at the end of a store
-//! that lived long enough not to notice; see [`crate::pages`] for what it counts. The stack is exact to a page
+//! that lived long enough not to notice, or by chance; see [`crate::pages`] for what it counts. The stack is exact to a page
 //! and over the life of a store; memories out of a pool keep pages of earlier guests, so there it is unknown. A
 //! probe that outlives its store (`Store::into_data`) may look at what has taken the memory's place.
 //!
 //! # Cost
 //! Nothing but at growths (some ten nanoseconds of one to two microseconds); `mincore` by the aggregator, and
-//! at the end of stores for at most a hundredth of their life.
+//! at the end of stores for a thousandth of their life, and of one in sixty-four of any.
 //!
 //! # Security
 //! Sizes and which pages exist, never contents.
@@ -32,6 +32,7 @@ use sandscope_proto::otlp::PointValue;
 use wasmtime::SharedMemory;
 
 use crate::clock::Moment;
+use crate::hooks::random;
 use crate::pages;
 use crate::workload::Figures;
 
@@ -48,8 +49,10 @@ const SHARED: usize = usize::MAX;
 const FOLLOWED: usize = usize::MAX - 1;
 /// Bytes that one round of looking at memories may cover: a few milliseconds.
 pub(crate) const ROUND: usize = 4 << 30;
-/// Bytes that may be looked at per millisecond that a store lived: a hundredth of its life.
-const PER_MS: u64 = 12 << 20;
+/// Bytes that may be looked at per millisecond that a store lived: a thousandth of its life.
+const PER_MS: u64 = 1 << 20;
+/// One in so many stores is looked at however short it lived.
+const ONE_IN: u64 = 64;
 
 /// What is known of one memory over all stores of a workload.
 #[derive(Default)]
@@ -214,7 +217,9 @@ impl StoreMemories {
 
     /// The store's end, before its memories go.
     pub(crate) fn end(&self) {
-        let mut room = (self.since.elapsed_ns() / 1_000_000).saturating_mul(PER_MS) as usize;
+        let lived_ms = self.since.elapsed_ns() / 1_000_000;
+        let chosen = random::below(ONE_IN) == 0;
+        let mut room = if chosen { ROUND } else { lived_ms.saturating_mul(PER_MS) as usize };
         self.look_at_shared();
         let shared = self.shared().take().is_some();
         for (place, (base, length)) in self.known.iter().enumerate() {

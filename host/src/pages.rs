@@ -14,6 +14,9 @@
 /// Pages that are asked for at once.
 const AT_ONCE: usize = 1024;
 
+/// Pages of a stack that are asked for at once; no frame leaves out so many.
+const CHUNK: usize = 64;
+
 /// Bytes of a page.
 pub(crate) fn size() -> usize {
     // SAFETY: sysconf has no preconditions.
@@ -50,6 +53,23 @@ pub(crate) fn lowest(start: usize, length: usize) -> Option<usize> {
         !there
     })?;
     Some(lowest.map_or(length, |page| page * size()))
+}
+
+/// Bytes from the lowest page that is there to the end of a range that is touched from its end downwards: a stack,
+/// whose code touches each page before the next one. Asks only for what is there and a bit.
+pub(crate) fn touched_from_above(start: usize, length: usize) -> Option<usize> {
+    let chunk = CHUNK * size();
+    let mut used = 0;
+    while used < length {
+        let from = length.saturating_sub(used + chunk);
+        let asked = length - used - from;
+        let lowest = lowest(start + from, asked)?;
+        used += asked - lowest;
+        if lowest > 0 {
+            break;
+        }
+    }
+    Some(used)
 }
 
 /// Bytes that are in physical memory.

@@ -1,11 +1,13 @@
 //! One workload: fresh engines of each side, and blocks of slices in which they take turns.
 //!
 //! ```text
-//! engine 1, block 1   A B C C B A  E D D     A bare, B observed, C bare again (the noise), E epochs,
-//!           block 2   A C B B C A  E D D     D with `--alloc`, where it is measured
-//!
-//! A block's ratio is (B + B) / (A + A), so a steady drift cancels.
+//! engine 1, block 1   A B C A B C  E D D     A bare, B observed, C bare again (the noise), E epochs,
+//!           block 2   C B A C B A  E D D     D with `--alloc`, where it is measured
+//!           …                              all six orders in turn
 //! ```
+//!
+//! Each side comes as often after each other one and never after itself, for a slice is faster when the caches are
+//! its own already. A block's ratio is (B + B) / (A + A); over two blocks a steady drift cancels.
 
 use std::time::Duration;
 
@@ -16,6 +18,9 @@ use super::process::Process;
 use crate::stats::{Estimate, Random, quantile, trimmed_mean};
 use crate::worker::Side;
 use crate::workloads::Workload;
+
+/// The orders of the sides that are compared; each is the reverse of the one beside it.
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1], [2, 0, 1], [1, 0, 2]];
 
 /// Share of an engine's blocks that is left out at either end.
 const TRIM: f64 = 0.1;
@@ -93,14 +98,13 @@ pub fn measure(workload: &Workload, plan: &Plan, otlp: &str, random: &mut Random
         }
         let mut blocks: [Vec<f64>; 6] = Default::default();
         for block in 0..plan.blocks(calls * once) {
-            let a1 = bare.ask("slice", calls)?;
-            let (b, c);
-            if block % 2 == 0 {
-                (b, c) = nested(&mut observed, &mut again, calls)?;
-            } else {
-                (c, b) = nested(&mut again, &mut observed, calls)?;
+            let mut sums = [Slice::default(); 3];
+            let order = ORDERS[block as usize % ORDERS.len()];
+            for side in order.iter().chain(&order) {
+                let process = [&mut bare, &mut observed, &mut again][*side].ask("slice", calls)?;
+                sums[*side] = add(sums[*side], process);
             }
-            let a = add(a1, bare.ask("slice", calls)?);
+            let [a, b, c] = sums;
             let e = epochs.ask("slice", calls)?;
             let e = add(e, e);
             let d = match &mut allocations {
@@ -139,13 +143,6 @@ pub fn measure(workload: &Workload, plan: &Plan, otlp: &str, random: &mut Random
         aligned,
         same_code,
     })
-}
-
-/// Two slices of `outer` around two of `inner`: sums of each.
-fn nested(outer: &mut Process, inner: &mut Process, calls: u64) -> Result<(Slice, Slice)> {
-    let first = outer.ask("slice", calls)?;
-    let middle = add(inner.ask("slice", calls)?, inner.ask("slice", calls)?);
-    Ok((add(first, outer.ask("slice", calls)?), middle))
 }
 
 /// What sandscope's own threads take beside a guest that runs all the time, over whole export intervals. It is
