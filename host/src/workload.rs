@@ -72,7 +72,7 @@ const TRAP_CODES: usize = 64;
 ///
 /// # Cost
 /// A call is two clock readings, three relaxed additions, two random numbers and two relaxed loads; one that is
-/// kept as a span is also a place in a queue. Where calls usually take 100 µs or more, also two readings of the
+/// kept as a span is also a place in a queue. Where calls usually take a millisecond or more, also two readings of the
 /// thread's CPU clock per poll (150 to 300 ns each).
 ///
 /// # Security

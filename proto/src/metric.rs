@@ -192,7 +192,7 @@ pub mod attribute {
     /// Span: time that the call waited before it ran, in seconds.
     pub const CALL_QUEUED: &str = "wasm.call.queue.duration";
     /// Span: CPU time of the guest and of the host functions that it called, in seconds. Absent where it was not
-    /// taken: of workloads whose calls are usually shorter than 100 µs.
+    /// taken: of workloads whose calls are usually shorter than a millisecond.
     pub const CALL_CPU: &str = "wasm.call.cpu.time";
     /// Span: time in which the call did not run, in seconds: the duration less the CPU time, and with it the time
     /// that a thread waited for a free CPU. Where CPU time is unknown: how long an async call was not polled.
@@ -200,7 +200,7 @@ pub mod attribute {
     /// Span: linear memory of the store at its largest, in bytes.
     pub const MEMORY_PEAK: &str = "wasm.memory.peak";
     /// Span: native stack of the call at its deepest, in bytes, exact to a page. Only of calls for which the engine
-    /// made a stack (the first of an async store), of workloads whose calls are usually 100 µs or longer.
+    /// made a stack (the first of an async store), of workloads whose calls are usually a millisecond or longer.
     pub const STACK_USED: &str = "wasm.stack.used";
     /// Span: class of an error: a trap code, an HTTP status, or `error`.
     pub const ERROR_TYPE: &str = "error.type";

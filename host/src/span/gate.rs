@@ -24,7 +24,7 @@ pub(crate) const TICKS: u32 = 20;
 const ENOUGH: u64 = 100;
 
 /// Median duration from which on two readings of the CPU clock are nothing to a call, in ns.
-const LONG_NS: u64 = 100_000;
+const LONG_NS: u64 = 1_000_000;
 
 /// What is known of how long a workload's calls are.
 const UNKNOWN: u8 = 0;
@@ -239,7 +239,7 @@ mod tests {
         assert!(!gate.takes_cpu());
         (0..2000).for_each(|_| good.record_ns(5_000_000));
         gate.learn(&good);
-        assert!(!gate.is_polled_often(5_000_000, 40) && gate.takes_cpu());
+        assert!(!gate.is_polled_often(50_000_000, 40) && gate.takes_cpu());
         assert!(gate.is_polled_often(5_000_000, 400));
         gate.learn(&good);
         assert!(!gate.takes_cpu(), "long calls of many short polls");
