@@ -2,17 +2,18 @@
 //!
 //! # Accuracy
 //! Exact to a page, over the life of a store: a stack is an empty mapping, and the lowest page that was
-//! touched is asked for when it goes. Frames of the engine and of Rust touch each page on their way down; what a
-//! foreign host function left out 256 KiB of a stack before would not be seen. Stores that lived for a millisecond or more are measured, and one in
-//! sixty-four of the others. A span has it as it was after the call that the stack was made for; later calls of
-//! the store use the same one, so that nothing is known of them. Host functions run on the same stack and count.
+//! touched is asked for when it goes. Code of the engine and of Rust touches each page on its way down; below a
+//! gap of 256 KiB, which only a foreign host function could leave, nothing is looked for. Stores that lived for a
+//! millisecond or more are measured, and one in sixty-four of the others. A span has it as it was after the call
+//! that the stack was made for; later calls of the store use the same one, so that nothing is known of them. Host
+//! functions run on the same stack and count.
 //! Stores that are not async, or pooled, have no stack of their own: for them there is only the lowest stack
 //! pointer of a sample. A store whose stack was more than 80 % full counts once as deep, however many calls it
 //! served.
 //!
 //! # Cost
-//! Nothing while the guest runs; one `mincore` at the end of a store that is measured: 2 to 8 µs (x86-64, 2 cores,
-//! measured by hand before there was a benchmark), and one for a call that is kept as a span. Mappings are emptied
+//! Nothing while the guest runs; one `mincore` at the end of a store that is measured, of 64 pages and as many as
+//! are in use (for all 512 pages 2 to 8 µs: x86-64, 2 cores, measured by hand), and one for a call that is kept as a span. Mappings are emptied
 //! and used again, which is cheaper than the engine's own way of mapping a stack for each store.
 //!
 //! # Security

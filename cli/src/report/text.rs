@@ -279,13 +279,14 @@ fn one_blocked(out: &mut String, call: &Blocked) -> std::fmt::Result {
 fn one_call(out: &mut String, call: &HostCall) -> std::fmt::Result {
     let (name, workload) = (visible(&call.name), visible(&call.workload));
     let time = units::duration(call.time_s);
+    let calls = |count: u64| format!("{} {}", units::count(count), if count == 1 { "call" } else { "calls" });
     match (call.count, call.errors.filter(|errors| *errors > 0)) {
         (Some(count), None) => {
-            writeln!(out, "host calls of {workload}: {name} {} times, {time}", units::count(count))
+            writeln!(out, "host calls of {workload}: {name} {}, {time}", calls(count))
         }
         (Some(count), Some(errors)) => {
-            let (count, errors) = (units::count(count), units::count(errors));
-            writeln!(out, "host calls of {workload}: {name} {count} times, {errors} failed, {time}")
+            let (calls, errors) = (calls(count), units::count(errors));
+            writeln!(out, "host calls of {workload}: {name} {calls}, {errors} failed, {time}")
         }
         (None, _) => writeln!(out, "host calls of {workload}: {name} about {time} of CPU time"),
     }
