@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::debug_info::Compressed;
+use crate::shelf::Kept;
 
 /// Messages that may wait for a slow collector.
 const OUTBOX: usize = 8;
@@ -28,7 +28,10 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 pub(crate) struct Available {
     pub id: ModuleId,
     pub workload: WorkloadId,
-    pub debug: Compressed,
+    /// One zstd frame.
+    pub debug: Kept,
+    /// Bytes after decompression.
+    pub size: u64,
 }
 
 /// Starts the stream's task on the current runtime. Code is offered through the channel.
@@ -113,7 +116,7 @@ impl Agent {
                         ending = true;
                         continue;
                     };
-                    if available.debug.size > MAX_DEBUG_INFO || self.offered.contains_key(&available.id) {
+                    if available.size > MAX_DEBUG_INFO || self.offered.contains_key(&available.id) {
                         continue;
                     }
                     if outbox.send(offer(&available)).await.is_err() {
@@ -147,11 +150,16 @@ impl Agent {
         let Some(available) = ModuleId::parse(&want.module_id).and_then(|id| self.offered.get(&id)) else {
             return true;
         };
-        let mut rest = available.debug.data.clone();
+        let mut sent = 0;
         loop {
-            let piece = rest.split_to(rest.len().min(DEBUG_INFO_CHUNK));
-            let last = rest.is_empty();
-            let chunk = Chunk { module_id: available.id.as_str().to_owned(), data: piece.to_vec(), last };
+            let Ok(piece) = available.debug.part(sent, DEBUG_INFO_CHUNK) else {
+                // The disk lost it. The collector goes on without names of this module.
+                self.unanswered.remove(&available.id);
+                return true;
+            };
+            sent += piece.len();
+            let last = sent >= available.debug.len();
+            let chunk = Chunk { module_id: available.id.as_str().to_owned(), data: piece.into(), last };
             if outbox.send(self::message(host_message::Message::Chunk(chunk))).await.is_err() {
                 return false;
             }
@@ -171,7 +179,7 @@ fn offer(available: &Available) -> HostMessage {
         module_id: available.id.as_str().to_owned(),
         workload: available.workload.name.to_string(),
         workload_version: available.workload.version.to_string(),
-        size: available.debug.size,
+        size: available.size,
     }))
 }
 

@@ -52,6 +52,7 @@ mod runtime;
 mod sampler;
 mod scope;
 mod shape;
+mod shelf;
 mod sidecar;
 mod sites;
 mod span;

@@ -13,6 +13,7 @@ use crate::aggregate::{Command, NewCode};
 use crate::code::{Artifact, Code};
 use crate::cold::{Start, nanos};
 use crate::compiled::{Compiled, Made, compile, make};
+use crate::engine::is_winch;
 use crate::load::{Loaded, Workload};
 use crate::rewrite::Rewritten;
 use crate::sampler::Unavailable;
@@ -186,6 +187,8 @@ impl Sandscope {
             self.shared().tell(Command::Unsampled(Unavailable::Interpreter));
         } else if traits.copies_code {
             self.shared().tell(Command::Unsampled(Unavailable::CopiedCode));
+        } else if is_winch(engine.config()) {
+            self.shared().tell(Command::Unsampled(Unavailable::Baseline));
         }
         if let Some(limit) = traits.stack {
             workload.figures().runtime.stack.limited(limit);

@@ -39,6 +39,7 @@ use crate::export::{Exporter, Outgoing};
 use crate::sampler::Unavailable;
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
 use crate::shape::shadow_stack;
+use crate::shelf::Shelf;
 use crate::sites::Sites;
 use crate::span::SpanRecord;
 use crate::trap::TrapReport;
@@ -137,6 +138,7 @@ pub(crate) fn start(
                     exporter,
                     agent,
                     agent_done,
+                    shelf: Shelf::default(),
                     raw: RawFold::default(),
                     pending: Pending::default(),
                     locks: Locks::default(),
@@ -183,6 +185,8 @@ struct Aggregator {
     exporter: Option<Exporter>,
     agent: Option<mpsc::Sender<agent::Available>>,
     agent_done: Option<JoinTask<()>>,
+    /// Debug info for the agent to send.
+    shelf: Shelf,
     raw: RawFold,
     pending: Pending,
     locks: Locks,
@@ -292,19 +296,23 @@ impl Aggregator {
                 self.shared.figures(&code.workload).runtime.stack.shadow_limited(size);
             }
         }
-        if self.recorder.is_none() && self.agent.is_none() {
+        let offered = self.agent.is_some() && !self.shelf.knows(&code.id);
+        if self.recorder.is_none() && !offered {
             return;
         }
         let debug = code.bytes.as_deref().and_then(debug_info::compress);
         if let Some(recorder) = &mut self.recorder {
             recorder.module(code, debug.as_ref());
         }
-        if let (Some(agent), Some(debug)) = (&self.agent, debug) {
-            // Full only if thousands of modules load at once; the collector then shows unnamed functions.
-            let available = agent::Available { id: code.id.clone(), workload: code.workload.clone(), debug };
-            if agent.try_send(available).is_err() {
-                self.shared.lost_commands.fetch_add(1, Ordering::Relaxed);
-            }
+        let Some((agent, debug)) = self.agent.as_ref().zip(debug).filter(|_| offered) else { return };
+        // Without room, or with thousands of modules at once, the collector shows unnamed functions.
+        let kept = self.shelf.put(&code.id, &debug.data);
+        let sent = kept.is_some_and(|kept| {
+            let (id, workload) = (code.id.clone(), code.workload.clone());
+            agent.try_send(agent::Available { id, workload, debug: kept, size: debug.size }).is_ok()
+        });
+        if !sent {
+            self.shared.lost_commands.fetch_add(1, Ordering::Relaxed);
         }
     }
 

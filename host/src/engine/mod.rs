@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 pub(crate) use array::{Builtin, original, testing};
 pub(crate) use callee::{ArrayCall, Callee, Memory, exit_of};
 pub(crate) use layout::{ExitFrame, GcHeap, StoreContext};
-pub(crate) use probe::{Traits, traits};
+pub(crate) use probe::{Traits, is_winch, traits};
 
 /// What of the engine's insides can be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,5 +122,14 @@ mod tests {
         access();
         let usual = Traits { stack: Some(512 << 10), copies_code: false };
         assert_eq!(traits(&wasmtime::Engine::default()), Some(usual));
+    }
+
+    /// The other compiler is known from the settings, which name it only in their text.
+    #[test]
+    fn winch_is_told_from_cranelift() {
+        use wasmtime::{Config, Strategy};
+        assert!(!is_winch(&Config::new()));
+        assert!(!is_winch(Config::new().strategy(Strategy::Cranelift)));
+        assert!(is_winch(Config::new().strategy(Strategy::Winch)));
     }
 }

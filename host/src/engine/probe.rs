@@ -81,7 +81,12 @@ impl Probe {
     }
 }
 
-/// What an engine's settings do to its guests. The engine does not tell its settings, so a guest is asked.
+/// Whether guests are compiled by Winch. The engine tells its compiler only in the text of its settings.
+pub(crate) fn is_winch(config: &Config) -> bool {
+    format!("{config:?}").contains("strategy: Some(Winch)")
+}
+
+/// What an engine's settings do to its guests. The engine does not tell these, so a guest is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traits {
     /// Bytes of native stack that it gives to a guest.

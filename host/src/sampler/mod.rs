@@ -13,8 +13,8 @@
 //! capped at its frequency (100 to 1000 Hz) and missed expirations arrive as weight. A sample in host code
 //! has the stack of the guest that called it, from the exit frame that the engine keeps; without that frame
 //! (see [`crate::engine`]) it is counted under `[host]` alone. Engines that interpret guests (Pulley) or copy
-//! their code (`guest_debug`) cannot be sampled, which is a [`crate::Warning`]. The engine's other compiler,
-//! Winch, keeps frame pointers too, but is not compiled into what is tested here.
+//! their code (`guest_debug`) cannot be sampled, which is a [`crate::Warning`]. So is the engine's other compiler,
+//! Winch: its guests keep frame pointers too and are sampled, but by rules that were tested on Cranelift's code.
 //!
 //! # Cost
 //! At 99 Hz guests took 0.999 to 1.004 of the bare engine's time, at 1 kHz 1.02 to 1.06 (x86-64, 2 cores, ±3 %,
@@ -76,6 +76,10 @@ pub enum Unavailable {
     /// the original's place only.
     #[error("the engine copies its guests' code into each store, as for debugging them")]
     CopiedCode,
+    /// The engine compiles guests with Winch. Samples are taken, but the rules for reading a stack in a function's
+    /// first and last instructions were tested on Cranelift's code only.
+    #[error("the engine compiles its guests with Winch, whose stacks may be read with a caller missing")]
+    Baseline,
     /// Every real-time signal has a handler already.
     #[error("every real-time signal is in use by the process")]
     NoSignal,
