@@ -38,6 +38,14 @@ pub enum Command {
     /// A recording as text for a ticket, or as JSON for a script.
     #[command(after_help = "Example:\n  sandscope report run.mcap --json | jq '.functions[0]'")]
     Report(ReportArgs),
+    /// A recording for other tools.
+    #[command(
+        after_help = "Example:\n  sandscope export run.mcap --to pprof -o run.pb.gz && go tool pprof -top run.pb.gz"
+    )]
+    Export(ExportArgs),
+    /// What became slower, larger or more blocked from one recording to another.
+    #[command(after_help = "Example:\n  sandscope diff before.mcap after.mcap --fail-on 'cpu>5%'")]
+    Diff(DiffArgs),
     /// Offsets of a module to functions, files and lines.
     #[command(after_help = "Example:\n  sandscope symbolize -m guest.wasm 0x1f3a 0x2042")]
     Symbolize(SymbolizeArgs),
@@ -197,6 +205,59 @@ pub struct ReportArgs {
     /// Functions to list.
     #[arg(long, default_value_t = 20)]
     pub top: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// A recording.
+    pub file: PathBuf,
+    /// The format.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub to: ExportFormat,
+    /// The file to write; - is standard output.
+    #[arg(short, long, value_name = "OUT")]
+    pub out: PathBuf,
+    /// Which samples, for formats that hold one kind.
+    #[arg(long, value_enum, default_value_t = ExportKind::Cpu)]
+    pub kind: ExportKind,
+}
+
+/// A format of other tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// Gzipped profile.proto, for `go tool pprof` and everything that reads it: all kinds of samples.
+    Pprof,
+    /// A line per stack, for flame graph tools: one kind of samples.
+    Folded,
+}
+
+/// What was sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportKind {
+    /// CPU time, in samples.
+    Cpu,
+    /// Waits and calls of host functions, in nanoseconds.
+    Wall,
+    /// Allocations, in bytes.
+    Alloc,
+}
+
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The recording to compare with.
+    pub baseline: PathBuf,
+    /// The recording that may differ.
+    pub candidate: PathBuf,
+    /// Compare only this workload.
+    #[arg(long, value_name = "NAME")]
+    pub workload: Option<String>,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Exit with 1 if something grew significantly by more, such as cpu>5%. May be given several times; what:
+    /// cpu, wall, alloc, call, phase, lock, gc, host_call, memory.
+    #[arg(long, value_name = "LIMIT")]
+    pub fail_on: Vec<crate::diff::Limit>,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod demo;
+mod diff;
 mod explain;
 mod problem;
 mod report;
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
         Command::Top(args) => commands::ui::top(&args),
         Command::Open(args) => commands::ui::open(&args),
         Command::Report(args) => commands::report::report(&args),
+        Command::Export(args) => commands::export::export(&args),
+        Command::Diff(args) => commands::diff::diff(&args),
         Command::Symbolize(args) => commands::symbolize::symbolize(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::DemoHost(args) => demo::host::host(args),

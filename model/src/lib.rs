@@ -1,7 +1,8 @@
 //! Pure types and folds that every other crate speaks: ids, frames, stacks, profiles, flame trees,
-//! histograms, and the two places where text becomes safe or readable. No I/O, no clock, no async,
+//! histograms, comparisons, and the two places where text becomes safe or readable. No I/O, no clock, no async,
 //! no wire format lives here.
 
+pub mod compare;
 pub mod flame;
 pub mod frame;
 pub mod histogram;

@@ -30,6 +30,7 @@
 
 mod channel;
 mod error;
+pub mod export;
 mod fields;
 mod fold;
 mod head;
@@ -44,4 +45,5 @@ pub use fold::{ModuleInfo, RecordedProfile};
 pub use head::{FORMAT_VERSION, Head};
 pub use metrics::MetricStream;
 pub use reader::{Recording, Source};
+pub use samples::RecordedBatch;
 pub use writer::{SampleBatch, Writer};

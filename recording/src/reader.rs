@@ -7,16 +7,18 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use prost::Message as _;
 use sandscope_model::text::visible;
 use sandscope_model::units::bytes as human_bytes;
 use sandscope_model::{ModuleId, WorkloadId};
-use sandscope_proto::MAX_DEBUG_INFO;
 use sandscope_proto::otlp::{MetricBatch, SpanBatch};
-use sandscope_proto::recording::{BlockedCall, ColdStart, Heap, Locks, Trap};
+use sandscope_proto::recording::{BlockedCall, ColdStart, Heap, Locks, Samples, Trap};
+use sandscope_proto::{MAX_DEBUG_INFO, MAX_MESSAGE};
 
 use crate::channel::{PROFILE, Topic, attachment_id};
 use crate::fold::{Fold, Lost, Message, for_each_message, metric_batches, span_batches};
 use crate::head::Reading;
+use crate::samples::{RecordedBatch, Streams};
 use crate::scan::{Piece, Scanner};
 use crate::{
     DebugInfoError, FORMAT_VERSION, Head, MetricStream, ModuleInfo, OpenError, RecordedProfile, WhatItIs,
@@ -237,6 +239,22 @@ impl Recording {
     pub fn each_span_batch(&self, mut visit: impl FnMut(SpanBatch)) -> io::Result<()> {
         self.each_message(Topic::Spans, |message| {
             span_batches(message).into_iter().flatten().for_each(&mut visit);
+        })
+    }
+
+    /// Reads the file again and calls back for every batch of samples that can be told, oldest first.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn each_sample_batch(&self, mut visit: impl FnMut(RecordedBatch)) -> io::Result<()> {
+        let mut streams = Streams::default();
+        self.each_message(Topic::Samples, |message| {
+            if message.data.len() <= MAX_MESSAGE
+                && let Ok(batch) = Samples::decode(message.data)
+                && let Some(batch) = streams.batch(message.channel, message.sequence, &batch)
+            {
+                visit(batch);
+            }
         })
     }
 

@@ -27,10 +27,29 @@ const MAX_CELLS: usize = 64 << 20;
 /// Dictionaries and what they led to.
 #[derive(Default)]
 pub(crate) struct SampleFold {
-    streams: HashMap<u16, Stream>,
+    streams: Streams,
     profiles: Vec<RecordedProfile>,
     index: HashMap<(WorkloadId, SampleKind), usize>,
     cells: usize,
+}
+
+/// Samples of one workload that were written together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordedBatch {
+    /// The workload.
+    pub workload: WorkloadId,
+    /// What values count.
+    pub kind: SampleKind,
+    /// When the batch began, in nanoseconds since 1970.
+    pub start_unix_nano: u64,
+    /// The samples, folded.
+    pub profile: Profile,
+}
+
+/// Dictionaries, as far as the file was read.
+#[derive(Default)]
+pub(crate) struct Streams {
+    streams: HashMap<u16, Stream>,
     clock: u64,
 }
 
@@ -51,14 +70,15 @@ impl SampleFold {
 
     /// Takes a batch: the `sequence`th message of a channel.
     pub(crate) fn add(&mut self, channel: u16, sequence: u32, batch: &wire::Samples, lost: &mut Lost) {
-        let usable = self.learn(channel, sequence, batch);
+        let usable = self.streams.learn(channel, sequence, batch);
         let count = |i: usize| batch.count.get(i).map_or(1, |&n| u64::from(n));
         let all = (0..batch.stack.len()).map(count).fold(0u64, u64::saturating_add);
         let Some(at) = self.profile_of(batch) else {
             lost.unreadable += 1;
             return;
         };
-        let (Some(profile), Some(stream)) = (self.profiles.get_mut(at), self.streams.get(&channel)) else {
+        let (Some(profile), Some(stream)) = (self.profiles.get_mut(at), self.streams.streams.get(&channel))
+        else {
             return;
         };
         profile.dropped = profile.dropped.saturating_add(batch.dropped);
@@ -88,6 +108,43 @@ impl SampleFold {
         }
     }
 
+    fn profile_of(&mut self, batch: &wire::Samples) -> Option<usize> {
+        let kind = SampleKind::parse(&batch.kind)?;
+        let workload = WorkloadId::new(cut(&batch.workload), cut(&batch.workload_version));
+        let key = (workload, kind);
+        if let Some(&at) = self.index.get(&key) {
+            return Some(at);
+        }
+        let at = self.profiles.len();
+        (at < MAX_PROFILES).then(|| {
+            self.profiles.push(RecordedProfile::new(key.0.clone(), kind));
+            self.index.insert(key, at);
+            at
+        })
+    }
+}
+
+impl Streams {
+    /// The next message of a channel by itself; `None` if its stacks cannot be told.
+    pub(crate) fn batch(
+        &mut self,
+        channel: u16,
+        sequence: u32,
+        batch: &wire::Samples,
+    ) -> Option<RecordedBatch> {
+        if !self.learn(channel, sequence, batch) {
+            return None;
+        }
+        let mut profile = Profile::new();
+        self.streams.get(&channel)?.decoder.add_to(&mut profile, batch).ok()?;
+        Some(RecordedBatch {
+            workload: WorkloadId::new(cut(&batch.workload), cut(&batch.workload_version)),
+            kind: SampleKind::parse(&batch.kind)?,
+            start_unix_nano: batch.start_unix_nano,
+            profile,
+        })
+    }
+
     /// Whether the batch's stacks can be told, its dictionary entries taken.
     fn learn(&mut self, channel: u16, sequence: u32, batch: &wire::Samples) -> bool {
         self.clock += 1;
@@ -107,21 +164,6 @@ impl SampleFold {
             || stream.decoder.learn(batch).is_err();
         stream.next = sequence.wrapping_add(1);
         !stream.broken
-    }
-
-    fn profile_of(&mut self, batch: &wire::Samples) -> Option<usize> {
-        let kind = SampleKind::parse(&batch.kind)?;
-        let workload = WorkloadId::new(cut(&batch.workload), cut(&batch.workload_version));
-        let key = (workload, kind);
-        if let Some(&at) = self.index.get(&key) {
-            return Some(at);
-        }
-        let at = self.profiles.len();
-        (at < MAX_PROFILES).then(|| {
-            self.profiles.push(RecordedProfile::new(key.0.clone(), kind));
-            self.index.insert(key, at);
-            at
-        })
     }
 }
 

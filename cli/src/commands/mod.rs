@@ -1,6 +1,8 @@
 //! One file per command; what they share about hosts and guests is here.
 
 pub mod collect;
+pub mod diff;
+pub mod export;
 pub mod report;
 pub mod run;
 pub mod serve;

@@ -17,6 +17,9 @@ mod symbols;
 mod tests;
 mod text;
 
+pub use json::encode;
+pub use symbols::Symbols;
+
 use sandscope_recording::Recording;
 
 /// The report of one recording.
@@ -38,7 +41,7 @@ impl Report {
     /// # Errors
     /// None is known; the encoder's type has one.
     pub fn json(&self) -> Result<String, serde_json::Error> {
-        json::encode(&self.document)
+        encode(&self.document)
     }
 
     /// For people: one screen, safe to print.

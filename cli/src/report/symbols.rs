@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use sandscope_model::{Frame, ModuleId, SourceFrame};
 use sandscope_recording::Recording;
+use sandscope_recording::export::Names;
 use sandscope_symbols::SymbolFile;
 
 /// Frames by module and offset, and what was wrong with the debug info.
 #[derive(Default)]
-pub(super) struct Symbols {
+pub struct Symbols {
     frames: HashMap<ModuleId, HashMap<u64, Arc<[SourceFrame]>>>,
     pub notes: Vec<String>,
 }
 
 impl Symbols {
     /// Looks up every place of the recording's samples, traps and locks in the debug info that it holds.
-    pub(super) fn of(recording: &Recording) -> Self {
+    pub fn of(recording: &Recording) -> Self {
         let mut places: BTreeMap<ModuleId, BTreeSet<u64>> = BTreeMap::new();
         for recorded in recording.profiles() {
             for frame in &recorded.profile.frames {
@@ -53,7 +54,7 @@ impl Symbols {
     }
 
     /// The frames of a place, innermost first; `None` if nothing is known.
-    pub(super) fn at(&self, module: &ModuleId, offset: u64) -> Option<&Arc<[SourceFrame]>> {
+    pub fn at(&self, module: &ModuleId, offset: u64) -> Option<&Arc<[SourceFrame]>> {
         self.frames.get(module)?.get(&offset)
     }
 
@@ -66,5 +67,11 @@ impl Symbols {
             }
         });
         parsed.map_err(|note| self.notes.push(note)).ok()
+    }
+}
+
+impl Names for Symbols {
+    fn at(&self, module: &ModuleId, offset: u64) -> Option<&[SourceFrame]> {
+        Self::at(self, module, offset).map(|frames| &**frames)
     }
 }

@@ -1,0 +1,74 @@
+//! `sandscope export`: a recording for other tools.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use sandscope_model::SampleKind;
+use sandscope_recording::{Recording, export};
+
+use crate::args::{ExportArgs, ExportFormat, ExportKind};
+use crate::problem::{Problem, chain};
+use crate::report::Symbols;
+
+/// Writes the recording in another format.
+pub fn export(args: &ExportArgs) -> Result<ExitCode, Problem> {
+    let recording = Recording::open(&args.file).map_err(|error| Problem::usage(chain(&error)))?;
+    let symbols = Symbols::of(&recording);
+    for note in &symbols.notes {
+        eprintln!("sandscope: {}", sandscope_model::text::visible(note));
+    }
+    let bytes = match args.to {
+        ExportFormat::Pprof => gzip(&export::pprof(&recording, &symbols)),
+        ExportFormat::Folded => Ok(export::folded(&recording, kind(args.kind), &symbols).into_bytes()),
+    };
+    let bytes = bytes.map_err(|error| Problem::internal(format!("compress the profile: {error}")))?;
+    if args.out == Path::new("-") {
+        print(&bytes, args.to)?;
+    } else {
+        write(&args.out, &bytes).map_err(|error| {
+            Problem::usage(format!("write {}: {error}", args.out.display()))
+                .next("Choose another file with -o, or - for standard output.")
+        })?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn kind(kind: ExportKind) -> SampleKind {
+    match kind {
+        ExportKind::Cpu => SampleKind::Cpu,
+        ExportKind::Wall => SampleKind::Wall,
+        ExportKind::Alloc => SampleKind::Alloc,
+    }
+}
+
+fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
+
+fn print(bytes: &[u8], format: ExportFormat) -> Result<(), Problem> {
+    let mut stdout = io::stdout().lock();
+    if stdout.is_terminal() && format != ExportFormat::Folded {
+        return Err(Problem::usage("print a binary format to a terminal").next("Give a file with -o."));
+    }
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        // Whoever read it had enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.map_err(|error| Problem::internal(format!("write to standard output: {error}"))),
+    }
+}
+
+/// Whole or not at all: beside the file, then in its place.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let done = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
+    if done.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    done
+}
