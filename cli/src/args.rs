@@ -229,6 +229,12 @@ pub enum ExportFormat {
     Pprof,
     /// A line per stack, for flame graph tools: one kind of samples.
     Folded,
+    /// Gzipped JSON for <https://profiler.firefox.com>: all kinds of samples over time.
+    Firefox,
+    /// A trace for <https://ui.perfetto.dev>: spans and metrics over time.
+    Perfetto,
+    /// OTLP as JSON lines: metrics, spans and profiles.
+    Otlp,
 }
 
 /// What was sampled.

@@ -6,6 +6,7 @@ mod commands;
 mod demo;
 mod diff;
 mod explain;
+mod export;
 mod problem;
 mod report;
 

@@ -10,6 +10,7 @@ use sandscope_model::SampleKind;
 use sandscope_recording::{Recording, export};
 
 use crate::args::{ExportArgs, ExportFormat, ExportKind};
+use crate::export::{firefox, otlp, perfetto};
 use crate::problem::{Problem, chain};
 use crate::report::Symbols;
 
@@ -23,8 +24,11 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Problem> {
     let bytes = match args.to {
         ExportFormat::Pprof => gzip(&export::pprof(&recording, &symbols)),
         ExportFormat::Folded => Ok(export::folded(&recording, kind(args.kind), &symbols).into_bytes()),
+        ExportFormat::Firefox => firefox::profile(&recording, &symbols).and_then(|json| gzip(&json)),
+        ExportFormat::Perfetto => perfetto::trace(&recording),
+        ExportFormat::Otlp => otlp::lines(&recording, &symbols),
     };
-    let bytes = bytes.map_err(|error| Problem::internal(format!("compress the profile: {error}")))?;
+    let bytes = bytes.map_err(|error| Problem::internal(format!("convert the recording: {error}")))?;
     if args.out == Path::new("-") {
         print(&bytes, args.to)?;
     } else {
@@ -52,7 +56,7 @@ fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
 
 fn print(bytes: &[u8], format: ExportFormat) -> Result<(), Problem> {
     let mut stdout = io::stdout().lock();
-    if stdout.is_terminal() && format != ExportFormat::Folded {
+    if stdout.is_terminal() && !matches!(format, ExportFormat::Folded | ExportFormat::Otlp) {
         return Err(Problem::usage("print a binary format to a terminal").next("Give a file with -o."));
     }
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
