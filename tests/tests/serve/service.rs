@@ -1,11 +1,12 @@
-//! Components of WASI 0.3, whose functions are async and which go on after their answers: the guest `service`.
+//! Components of WASI 0.3, whose functions are async and which go on after their answers: the guests `service`, which
+//! does what it is asked to, and `ticker`, which came from a compiler.
 
 use std::io::{Read, Write};
 use std::path::Path;
 
 use sandscope_proto::otlp::{PointValue, Scalar, Span, SpanKind, SpanStatus};
 use sandscope_recording::Recording;
-use sandscope_tests::{guests, output, stdout};
+use sandscope_tests::{guest, guests, output, stdout};
 
 use crate::client::{Client, Server};
 use crate::{PARENT, TRACE, spans};
@@ -152,4 +153,29 @@ fn samples_belong_to_requests() {
     assert!(first["name"] == "spin" && first["self"].as_f64().unwrap() > 0.5, "{}", report["functions"]);
     assert!(counter(&path, "sandscope.samples") > 10.0);
     assert_eq!(counter(&path, "sandscope.samples.unlinked"), 0.0);
+}
+
+/// A guest of Rust's toolchain streams in both directions, and what it computes after its answer is sampled with
+/// names and files.
+#[test]
+fn a_guest_goes_on_after_its_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let flags = ["--hz", "250", "--reuse", "100", "--record", path.to_str().unwrap()];
+    let mut server = Server::of(&guest("ticker"), &flags);
+    let mut client = server.connect();
+    assert_eq!(get(&mut client, "/?n=3&ms=10"), (200, "1 1\n2 3\n3 4\n".to_owned()));
+    let body = "body".repeat(50_000);
+    client.send("POST /", &body);
+    assert!(client.answer().body == body.to_uppercase());
+    for _ in 0..3 {
+        assert!(get(&mut client, "/?n=6000").1.ends_with("\n6000 19344\n"));
+    }
+    assert!(server.terminate().success());
+    let report = output(&["report", path.to_str().unwrap(), "--json", "--top", "100"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout(&report)).unwrap();
+    let functions = report["functions"].as_array().unwrap();
+    let tick = functions.iter().find(|function| function["name"] == "ticker::tick::{closure#0}");
+    let tick = tick.unwrap_or_else(|| panic!("{functions:#?}"));
+    assert!(tick["file"].as_str().unwrap().ends_with("tests/guests/ticker/src/lib.rs"), "{tick}");
 }
