@@ -211,7 +211,7 @@ impl HttpGuest {
             let gone = head.send(answer).is_err();
             let late = gone && late.is_some_and(|late| Instant::now() >= late);
             told.store(if late { TOO_LATE.as_u16() } else { code }, Ordering::Relaxed);
-        });
+        })?;
         let call = async {
             match turn.timeout {
                 Some(limit) => {

@@ -12,8 +12,8 @@ use http::uri::{self, Authority};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
 use wasmtime::Store;
-use wasmtime::component::InstancePre;
-use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime::component::{InstancePre, Resource};
+use wasmtime_wasi_http::p2::bindings::http::types::{IncomingRequest, ResponseOutparam, Scheme};
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p3::Request;
 use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
@@ -60,27 +60,38 @@ pub(super) enum World {
     Service(Service),
 }
 
+/// A request that an instance is about to handle.
+enum Handling<'a> {
+    Proxy(&'a Proxy, &'a mut Store<ComponentState>, Resource<IncomingRequest>, Resource<ResponseOutparam>),
+    Service(Pin<Box<dyn Future<Output = wasmtime::Result<()>> + Send + 'a>>),
+}
+
 impl World {
-    /// Handles one request to the end of all that the guest does for it. `answered` is told as soon as the guest
+    /// Handles one request, to the end of all that the guest does for it. `answered` is told as soon as the guest
     /// has answered; not, if it never does.
-    pub(super) async fn handle<B>(
-        &self,
-        store: &mut Store<ComponentState>,
+    ///
+    /// No async function: the future would keep room for all that goes into it.
+    ///
+    /// # Errors
+    /// Those that come before the guest.
+    pub(super) fn handle<'a, B>(
+        &'a self,
+        store: &'a mut Store<ComponentState>,
         request: hyper::Request<B>,
         answered: impl FnOnce(Answer) + Send + Sync + 'static,
-    ) -> wasmtime::Result<()>
+    ) -> wasmtime::Result<impl Future<Output = wasmtime::Result<()>> + Send>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Error>,
     {
-        match self {
+        let handling = match self {
             Self::Proxy(proxy) => {
                 let mut http = store.data_mut().http();
                 let request = http.new_incoming_request(Scheme::Http, request)?;
                 let out = http.new_response_outparam_from_callback(move |answer| {
                     answered(answer.map_err(Into::into));
                 })?;
-                proxy.wasi_http_incoming_handler().call_handle(store, request, out).await
+                Handling::Proxy(proxy, store, request, out)
             }
             Self::Service(service) => {
                 let host = request.headers().get(header::HOST);
@@ -88,9 +99,17 @@ impl World {
                 let (mut request, received) = Request::from_http(store.data_mut().http().hooks, request);
                 request.scheme.get_or_insert(uri::Scheme::HTTP);
                 request.authority = request.authority.or(host);
-                serve(service, store, request, received, answered).await
+                Handling::Service(serve(service, store, request, received, answered))
             }
-        }
+        };
+        Ok(async move {
+            match handling {
+                Handling::Proxy(proxy, store, request, out) => {
+                    proxy.wasi_http_incoming_handler().call_handle(store, request, out).await
+                }
+                Handling::Service(served) => served.await,
+            }
+        })
     }
 }
 
