@@ -76,7 +76,7 @@ impl Scan {
                     for import in section.into_imports() {
                         let import = import?;
                         if let TypeRef::Func(_) | TypeRef::FuncExact(_) = import.ty {
-                            imported.push(self.intern(&format!("{}#{}", import.module, import.name)));
+                            imported.push(self.intern(&import_name(import.module, import.name)));
                         }
                     }
                 }
@@ -111,6 +111,21 @@ impl Scan {
         self.sites.names.push(name.into());
         self.known.insert(name.into(), index);
         Some(index)
+    }
+}
+
+/// The name of an imported function. Tools for async components write before a name that the call does not block;
+/// and under a function's name stand the streams and futures of its types, which are the engine's, whatever they
+/// are used for.
+fn import_name(module: &str, name: &str) -> String {
+    let name = name.strip_prefix("[async-lower]").unwrap_or(name);
+    let operation = name.strip_prefix('[').and_then(|name| name.split_once(']')?.0.split_once('-'));
+    match operation {
+        Some((what @ ("stream" | "future"), operation)) => {
+            let number = |part: char| part == '-' || part.is_ascii_digit();
+            format!("{what}.{}", operation.trim_end_matches(number))
+        }
+        _ => format!("{module}#{name}"),
     }
 }
 
@@ -163,6 +178,18 @@ mod tests {
         let (first, _) = sites.sites[0];
         assert_eq!(sites.name(u64::from(first)), Some("host#two"));
         assert_eq!(sites.name(u64::from(first) + 2), None);
+    }
+
+    /// What async components import is called by what it does.
+    #[test]
+    fn operations_of_async_components_have_plain_names() {
+        let check = |name: &str, want: &str| assert_eq!(import_name("a:b/c@0.3.0", name), want);
+        check("[async-lower]wait-for", "a:b/c@0.3.0#wait-for");
+        check("[async-lower][stream-write-0]read", "stream.write");
+        check("[stream-drop-writable-12]read", "stream.drop-writable");
+        check("[future-new-1][static]response.new", "future.new");
+        check("[task-return]handle", "a:b/c@0.3.0#[task-return]handle");
+        check("[stream", "a:b/c@0.3.0#[stream");
     }
 
     /// Files that are no WebAssembly have no sites and do no harm.

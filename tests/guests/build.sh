@@ -17,7 +17,7 @@ PACKAGES=(
 )
 # MoonBit's compiler, from npm; node (18 or later) and npm come from wherever they are.
 MOONC=0.1.202605123
-GUESTS=(image crash crash-debug analytics session pricing inference parallel gc)
+GUESTS=(image crash crash-debug analytics session ticker pricing inference parallel gc)
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 repository=$(cd "$here/../.." && pwd -P)
@@ -70,6 +70,7 @@ build_inference() {
     command_guest inference release inference "$build_id" -C target-feature=+simd128
 }
 build_session() { component_guest session; }
+build_ticker() { component_guest ticker; }
 
 # Threads: Debian's libc is built without them, so this guest does without libc.
 build_parallel() {
@@ -91,7 +92,7 @@ command_guest() {
     install_wasm "$target_dir/wasm32-wasip1/$profile/$name.wasm" "$output"
 }
 
-# component_guest NAME: a WASI 0.2 component for HTTP, which rustc's own linker makes.
+# component_guest NAME: a component for HTTP, of WASI 0.2 or 0.3, which rustc's own linker makes.
 # Debian's wasi-libc speaks WASI 0.1 only; of the adapters that the linker has for that,
 # `proxy` is the one that does not import a file system.
 component_guest() {

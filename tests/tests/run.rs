@@ -167,3 +167,28 @@ fn components_run() {
         assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
     }
 }
+
+/// A command of WASI 0.3, whose `run` is async: it waits, and the exit code is what it says of its success.
+#[test]
+fn a_command_of_wasi_0_3_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("newer.wat");
+    for (end, code) in [("(i32.const 0)", 0), ("(i32.const 1)", 1), ("(unreachable)", 134)] {
+        let component = format!(
+            r#"(component
+                (import "wasi:clocks/monotonic-clock@0.3.0" (instance $clock
+                    (export "wait-for" (func async (param "how-long" u64)))))
+                (core func $wait (canon lower (func $clock "wait-for")))
+                (core module $m
+                    (import "" "wait" (func $wait (param i64)))
+                    (func (export "run") (result i32) (call $wait (i64.const 1000000)) {end}))
+                (core instance $i (instantiate $m (with "" (instance (export "wait" (func $wait))))))
+                (func $run async (result (result)) (canon lift (core func $i "run")))
+                (instance $exports (export "run" (func $run)))
+                (export "wasi:cli/run@0.3.0" (instance $exports)))"#
+        );
+        std::fs::write(&path, component).unwrap();
+        let output = output(&["run", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+    }
+}

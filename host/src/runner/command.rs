@@ -1,4 +1,4 @@
-//! Guests that run to their end: WASI commands (core modules of preview 1, components of 0.2), and single
+//! Guests that run to their end: WASI commands (core modules of preview 1, components of 0.2 and 0.3), and single
 //! functions called by name.
 
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use std::time::Instant;
 use wasmtime::component::{self, Component, ResourceTable};
 use wasmtime::{Engine, ExternType, Instance, InstancePre, Linker, Module, Store, Val, ValType};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
-use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView, p2, p3};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::Grants;
 use super::error::{RunError, one_line};
 use super::threads::{SharedGuest, Spawner};
+use super::{Grants, Wasi};
 use crate::Sandscope;
+use crate::call::CallSpan;
 use crate::load::{Loaded, Workload};
 use crate::trap::TrapReport;
 use crate::workload::StoreProbe;
@@ -39,7 +39,13 @@ pub struct Command {
 
 enum Kind {
     Module { pre: InstancePre<ModuleState>, loaded: Loaded<Module>, shared: Option<SharedGuest> },
-    Component { pre: CommandPre<ComponentState>, _loaded: Loaded<Component> },
+    Component { pre: CommandPre, loaded: Loaded<Component> },
+}
+
+/// A component that exports `wasi:cli/run`.
+enum CommandPre {
+    V2(p2::bindings::CommandPre<ComponentState>),
+    V3(p3::bindings::CommandPre<ComponentState>),
 }
 
 /// Store data of core modules.
@@ -108,14 +114,21 @@ pub(super) fn component_store(
     Ok(store)
 }
 
-/// A linker with everything of WASI 0.2 that this host has.
+/// A linker with everything of WASI that this host has. Guests of 0.3 get 0.2 too: their standard libraries may
+/// still use it.
 pub(super) fn component_linker(
     engine: &Engine,
+    wasi: Wasi,
     name: &str,
 ) -> Result<component::Linker<ComponentState>, RunError> {
     let mut linker = component::Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)
+    p2::add_to_linker_async(&mut linker)
         .and_then(|()| wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker))
+        .and_then(|()| match wasi {
+            Wasi::V2 => Ok(()),
+            Wasi::V3 => p3::add_to_linker(&mut linker)
+                .and_then(|()| wasmtime_wasi_http::p3::add_to_linker(&mut linker)),
+        })
         .map_err(|error| RunError::Link { name: name.to_owned(), message: one_line(&error) })?;
     Ok(linker)
 }
@@ -151,24 +164,27 @@ impl Command {
 
     pub(super) fn component(
         engine: &Engine,
+        wasi: Wasi,
         loaded: Loaded<Component>,
         name: &str,
     ) -> Result<Self, RunError> {
         let started = Instant::now();
-        let linker = component_linker(engine, name)?;
+        let linker = component_linker(engine, wasi, name)?;
         let workload = loaded.workload().named("wasi:cli/run.run");
         let pre = linker
             .instantiate_pre(&loaded)
             .map_err(|error| RunError::Link { name: name.to_owned(), message: one_line(&error) })?;
         let exports: Vec<String> =
             loaded.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect();
-        let pre = CommandPre::new(pre).map_err(|_| RunError::NoEntry {
+        let newer = p3::bindings::CommandPre::new(pre.clone()).map(CommandPre::V3);
+        let pre = newer.or_else(|_| p2::bindings::CommandPre::new(pre).map(CommandPre::V2));
+        let pre = pre.map_err(|_| RunError::NoEntry {
             name: name.to_owned(),
             wanted: "wasi:cli/run".to_owned(),
             exports: exports.clone(),
         })?;
         workload.was_linked_in(started.elapsed());
-        Ok(Self { kind: Kind::Component { pre, _loaded: loaded }, workload, name: name.to_owned() })
+        Ok(Self { kind: Kind::Component { pre, loaded }, workload, name: name.to_owned() })
     }
 
     /// The workload that it is.
@@ -187,15 +203,12 @@ impl Command {
                 let mut store = module_store(pre.module().engine(), &self.workload, grants, None)?;
                 start(pre, &self.workload, &mut store, &self.name).await
             }
-            Kind::Component { pre, .. } => {
-                let mut store = component_store(pre.engine(), &self.workload, grants)?;
-                let instance = self.workload.instantiate_async(pre.instantiate_async(&mut store)).await;
-                let command = match instance {
-                    Ok(command) => command,
+            Kind::Component { pre, loaded } => {
+                let mut store = component_store(loaded.engine(), &self.workload, grants)?;
+                let (result, mut span) = match pre.run(&self.workload, &mut store).await {
+                    Ok(ran) => ran,
                     Err(error) => return Ok(ended(&self.workload, &error)),
                 };
-                let run = command.wasi_cli_run().call_run(&mut store);
-                let (result, mut span) = self.workload.request().call_async(run).await;
                 span.peak_memory(store.data().probe.size());
                 Ok(match result {
                     Ok(Ok(())) => Ended::Exit(0),
@@ -243,6 +256,31 @@ impl Command {
             wanted: wanted.to_owned(),
             exports: functions.map(|export| export.name().to_owned()).take(20).collect(),
         }
+    }
+}
+
+impl CommandPre {
+    /// Instantiates and runs; what the guest says of its success.
+    ///
+    /// # Errors
+    /// Those of instantiation.
+    async fn run<'a>(
+        &self,
+        workload: &'a Workload,
+        store: &mut Store<ComponentState>,
+    ) -> wasmtime::Result<(wasmtime::Result<Result<(), ()>>, CallSpan<'a>)> {
+        Ok(match self {
+            Self::V2(pre) => {
+                let command = workload.instantiate_async(pre.instantiate_async(&mut *store)).await?;
+                workload.request().call_async(command.wasi_cli_run().call_run(store)).await
+            }
+            Self::V3(pre) => {
+                let command = workload.instantiate_async(pre.instantiate_async(&mut *store)).await?;
+                let run =
+                    store.run_concurrent(async |accessor| command.wasi_cli_run().call_run(accessor).await);
+                workload.request().call_async(async { run.await? }).await
+            }
+        })
     }
 }
 

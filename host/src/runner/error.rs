@@ -97,7 +97,7 @@ pub enum RunError {
         source: wasmtime::Error,
     },
     /// Not a wasi:http component.
-    #[error("serve {name}: it does not export wasi:http/incoming-handler")]
+    #[error("serve {name}: it exports neither wasi:http/incoming-handler (0.2) nor wasi:http/handler (0.3)")]
     NotHttp {
         /// The file's name.
         name: String,

@@ -1,7 +1,12 @@
-//! wasi:http components: one request at a time in an instance that is new or was used before, called in process
-//! or over a socket (`serve`).
+//! wasi:http components, of WASI 0.2 and 0.3: one request at a time in an instance that is new or was used before,
+//! called in process or over a socket (`serve`).
+//!
+//! # Accuracy
+//! Components of 0.3 could handle several requests at once in an instance. Here they do not, so that each sample is
+//! of one request and a trap takes no other request with it.
 
 mod serve;
+mod world;
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,29 +19,23 @@ use hyper::body::Body;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Store};
-use wasmtime_wasi_http::WasiHttpView;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use super::Grants;
 use super::command::{ComponentState, component_linker, component_store};
 use super::error::{RunError, one_line};
+use super::{Grants, Wasi};
 use crate::load::{Loaded, Workload};
 use crate::span::TraceParent;
+use world::{Answer, World, WorldPre};
 
 pub use serve::ServeLimits;
 
 /// Largest answer that [`HttpGuest::request`] collects, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// What its calls are named after: the interface's function, without a version.
-const ENTRY: &str = "wasi:http/incoming-handler.handle";
-
 /// A compiled wasi:http component. Cheap to clone.
 #[derive(Clone)]
 pub struct HttpGuest {
-    pre: ProxyPre<ComponentState>,
+    pre: WorldPre,
     workload: Workload,
     loaded: Arc<Loaded<Component>>,
 }
@@ -64,7 +63,7 @@ struct TimedOut;
 struct Instance {
     store: Store<ComponentState>,
     /// `None` before its first request.
-    proxy: Option<Proxy>,
+    world: Option<World>,
     served: u32,
 }
 
@@ -99,21 +98,22 @@ struct Turn {
     slot: Option<OwnedSemaphorePermit>,
 }
 
-/// What a guest sends before it goes on with the body.
-type Sent = Result<hyper::Response<HyperOutgoingBody>, ErrorCode>;
-
-type Answer = wasmtime::Result<hyper::Response<HyperOutgoingBody>>;
-
 impl HttpGuest {
-    pub(super) fn new(engine: &Engine, loaded: Loaded<Component>, name: &str) -> Result<Self, RunError> {
+    pub(super) fn new(
+        engine: &Engine,
+        wasi: Wasi,
+        loaded: Loaded<Component>,
+        name: &str,
+    ) -> Result<Self, RunError> {
         let started = Instant::now();
-        let linker = component_linker(engine, name)?;
+        let linker = component_linker(engine, wasi, name)?;
         let pre = linker
             .instantiate_pre(&loaded)
             .map_err(|error| RunError::Link { name: name.to_owned(), message: one_line(&error) })?;
-        let pre = ProxyPre::new(pre).map_err(|_| RunError::NotHttp { name: name.to_owned() })?;
+        let pre = WorldPre::new(pre).ok_or_else(|| RunError::NotHttp { name: name.to_owned() })?;
         loaded.workload().was_linked_in(started.elapsed());
-        Ok(Self { pre, workload: loaded.workload().named(ENTRY), loaded: Arc::new(loaded) })
+        let workload = loaded.workload().named(pre.entry());
+        Ok(Self { pre, workload, loaded: Arc::new(loaded) })
     }
 
     /// The workload that it is.
@@ -160,7 +160,7 @@ impl HttpGuest {
             None => {
                 let store = component_store(self.loaded.engine(), &self.workload, grants)
                     .map_err(|error| wasmtime::Error::msg(error.to_string()))?;
-                Instance { store, proxy: None, served: 0 }
+                Instance { store, world: None, served: 0 }
             }
         };
         let timeout = turn.timeout;
@@ -172,7 +172,7 @@ impl HttpGuest {
             None => answer.await,
         };
         match answer {
-            Ok(answer) => Ok(answer?),
+            Ok(answer) => answer,
             Err(_) => {
                 task.await??;
                 Err(wasmtime::Error::msg("the guest answered nothing"))
@@ -186,18 +186,18 @@ impl HttpGuest {
         mut instance: Instance,
         request: hyper::Request<B>,
         turn: Turn,
-        head: oneshot::Sender<Sent>,
+        head: oneshot::Sender<Answer>,
     ) -> wasmtime::Result<()>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<wasmtime_wasi_http::Error>,
     {
-        let Instance { store, proxy, .. } = &mut instance;
-        let proxy = match proxy {
-            Some(proxy) => &*proxy,
+        let Instance { store, world, .. } = &mut instance;
+        let world = match world {
+            Some(world) => &*world,
             None => {
-                let new = self.workload.instantiate_async(self.pre.instantiate_async(&mut *store)).await?;
-                proxy.insert(new)
+                let new = self.workload.instantiate_async(self.pre.instantiate(store)).await?;
+                world.insert(new)
             }
         };
         let parent = parent(request.headers());
@@ -205,15 +205,13 @@ impl HttpGuest {
         let status = Arc::new(AtomicU16::new(0));
         let told = Arc::clone(&status);
         let late = turn.timeout.map(|limit| Instant::now() + limit);
-        let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
-        let out = store.data_mut().http().new_response_outparam_from_callback(move |answer| {
+        let call = world.handle(store, request, move |answer| {
             let code = answer.as_ref().map_or(0, |answer| answer.status().as_u16());
             // A client that is gone already waits for nothing; one that waited too long was answered.
             let gone = head.send(answer).is_err();
             let late = gone && late.is_some_and(|late| Instant::now() >= late);
             told.store(if late { TOO_LATE.as_u16() } else { code }, Ordering::Relaxed);
         })?;
-        let call = proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, out);
         let call = async {
             match turn.timeout {
                 Some(limit) => {

@@ -7,9 +7,11 @@ mod http;
 mod threads;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use sandscope_model::{ModuleId, WorkloadId};
+use wasmparser::{Parser, Payload};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
@@ -78,10 +80,23 @@ impl Grants {
     }
 }
 
-/// An engine for guests of all kinds, instrumented.
+/// Engines for guests of all kinds, instrumented.
 pub struct Runner {
+    /// For guests with one call at a time in an instance, which need not pay for keeping track of several.
     engine: Engine,
+    /// For components of WASI 0.3, whose functions are async: made for the first one.
+    concurrent: OnceLock<Engine>,
+    config: Config,
     scope: Sandscope,
+}
+
+/// The generation of WASI that a component needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wasi {
+    /// 0.2, or none.
+    V2,
+    /// 0.3, with 0.2 beside it or not.
+    V3,
 }
 
 /// A file that is to be run.
@@ -124,6 +139,22 @@ impl GuestFile {
         // The "layer" field of the preamble: 0 for core modules, 1 for components (Binary.md).
         self.bytes.get(6..8) == Some(&[1, 0])
     }
+
+    /// What its imports and exports say, and those of components inside it.
+    fn wasi(&self) -> Wasi {
+        let newer = |name: &str| name.starts_with("wasi:") && name.contains("@0.3.");
+        let mut payloads = Parser::new(0).parse_all(&self.bytes).map_while(Result::ok);
+        let any = payloads.any(|payload| match payload {
+            Payload::ComponentImportSection(imports) => {
+                imports.into_iter().flatten().any(|import| newer(import.name.name))
+            }
+            Payload::ComponentExportSection(exports) => {
+                exports.into_iter().flatten().any(|export| newer(export.name.name))
+            }
+            _ => false,
+        });
+        if any { Wasi::V3 } else { Wasi::V2 }
+    }
 }
 
 impl Runner {
@@ -145,10 +176,23 @@ impl Runner {
     pub fn with_config(scope: &Sandscope, mut config: Config) -> Result<Self, RunError> {
         config.wasm_threads(true).shared_memory(true).wasm_gc(true).wasm_function_references(true);
         config.wasm_exceptions(true).wasm_tail_call(true);
-        // An instance has one call at a time here, and need not pay for keeping track of several.
         config.concurrency_support(false);
         let engine = Engine::new(&config).map_err(RunError::Engine)?;
-        Ok(Self { engine, scope: scope.clone() })
+        Ok(Self { engine, concurrent: OnceLock::new(), config, scope: scope.clone() })
+    }
+
+    fn engine(&self, wasi: Wasi) -> Result<&Engine, RunError> {
+        match wasi {
+            Wasi::V2 => Ok(&self.engine),
+            Wasi::V3 => {
+                if let Some(engine) = self.concurrent.get() {
+                    return Ok(engine);
+                }
+                let mut config = self.config.clone();
+                let engine = Engine::new(config.concurrency_support(true)).map_err(RunError::Engine)?;
+                Ok(self.concurrent.get_or_init(|| engine))
+            }
+        }
     }
 
     /// Compiles a guest that runs to its end: a WASI command, core module or component.
@@ -157,7 +201,9 @@ impl Runner {
     /// A file that the engine refuses, or imports that nothing here provides.
     pub fn command(&self, file: &GuestFile) -> Result<Command, RunError> {
         if file.is_component() {
-            Command::component(&self.engine, self.component(file)?, &file.name)
+            let wasi = file.wasi();
+            let engine = self.engine(wasi)?;
+            Command::component(engine, wasi, self.component(engine, file)?, &file.name)
         } else {
             let loaded = self
                 .scope
@@ -176,13 +222,15 @@ impl Runner {
         if !file.is_component() {
             return Err(RunError::NotHttp { name: file.name.clone() });
         }
-        HttpGuest::new(&self.engine, self.component(file)?, &file.name)
+        let wasi = file.wasi();
+        let engine = self.engine(wasi)?;
+        HttpGuest::new(engine, wasi, self.component(engine, file)?, &file.name)
     }
 
-    fn component(&self, file: &GuestFile) -> Result<Loaded<Component>, RunError> {
+    fn component(&self, engine: &Engine, file: &GuestFile) -> Result<Loaded<Component>, RunError> {
         let loaded = self
             .scope
-            .load_component(&self.engine, &file.bytes, &file.workload, &file.name)
+            .load_component(engine, &file.bytes, &file.workload, &file.name)
             .map_err(|source| RunError::invalid(&file.name, &file.bytes, &source))?;
         loaded.workload().was_read_in(file.read_in);
         Ok(loaded)

@@ -77,7 +77,12 @@ pub(crate) fn calling(number: u16, exit: Option<ExitFrame>) -> Note {
     before
 }
 
-/// Notes what was noted before a call.
+/// What is noted now.
+pub(crate) fn noted() -> Note {
+    thread::active().map_or(Note::default(), |state| state.flight.get())
+}
+
+/// Notes what was noted before a call, or what a call noted before it waited.
 #[inline(never)] // thread-locals must be looked up after a call
 pub(crate) fn restore(note: Note) {
     if let Some(state) = thread::active() {
@@ -111,6 +116,13 @@ impl Parked {
         let place = places.find(claim)?;
         place.workload.store(workload, Ordering::Relaxed);
         Some(Self(place))
+    }
+
+    /// [`Self::claim`] for the active call.
+    pub(crate) fn of_active() -> Option<Self> {
+        let (scope, workload) = thread::active()?.owner();
+        // A scope that ended is told nothing.
+        if scope == 0 { None } else { Self::claim(scope, workload) }
     }
 
     pub(crate) fn set(&self, note: Note) {

@@ -45,7 +45,7 @@ mod unwind;
 #[cfg(not(sandscope_sampler))]
 mod unsupported;
 
-pub(crate) use flight::{InFlight, Note, Parked, calling, in_flight, restore};
+pub(crate) use flight::{InFlight, Note, Parked, calling, in_flight, noted, restore};
 pub(crate) use ring::{Drained, Kind};
 pub(crate) use table::{TEXT, TextRange};
 pub(crate) use thread::{

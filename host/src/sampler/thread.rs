@@ -294,6 +294,11 @@ impl ThreadState {
         span != 0 && self.deep.swap(span, Ordering::Relaxed) != span
     }
 
+    /// The scope and the workload of the active call.
+    pub(super) fn owner(&self) -> (u64, u32) {
+        (self.scope.load(Ordering::Acquire), self.workload.load(Ordering::Relaxed))
+    }
+
     /// What a record of this moment says.
     pub(super) fn label(&self, weight: u64) -> Label {
         Label {

@@ -1,104 +1,23 @@
-//! `sandscope serve` through real sockets: traces that go on, instances used again, limits, and the end.
+//! `sandscope serve` through real sockets: traces that go on, instances used again, limits, and the end; of a
+//! component of WASI 0.2 here, of one of 0.3 in `service`.
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod client;
+mod service;
+
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, ExitStatus};
 use std::sync::mpsc;
-use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::trace::v1 as otlp;
 use sandscope_proto::otlp::{Scalar, Span, SpanBatch, SpanKind, SpanStatus};
 use sandscope_recording::Recording;
-use sandscope_tests::{Background, guest};
 use tonic::transport::server::TcpIncoming;
+
+use client::{Answer, Client, Server};
 
 const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
 const PARENT: u64 = 0x00f0_67aa_0ba9_02b7;
-
-/// The guest `session`, served.
-struct Server {
-    process: Background,
-    address: String,
-}
-
-impl Server {
-    fn start(flags: &[&str]) -> Self {
-        let session = guest("session");
-        let mut args = vec!["serve", "--addr", "127.0.0.1:0"];
-        args.extend(flags);
-        args.push(session.to_str().unwrap());
-        let (process, line) = Background::start(&args, "serving");
-        let address = line.rsplit("http://").next().unwrap().trim().to_owned();
-        Self { process, address }
-    }
-
-    fn connect(&self) -> Client {
-        let socket = TcpStream::connect(&self.address).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        Client(BufReader::new(socket))
-    }
-
-    /// One request on a connection of its own.
-    fn ask(&self, head: &str, body: &str) -> Answer {
-        let mut client = self.connect();
-        client.send(head, body);
-        client.answer()
-    }
-
-    fn terminate(&mut self) -> ExitStatus {
-        self.signal();
-        self.process.0.wait().unwrap()
-    }
-
-    fn signal(&self) {
-        let pid = self.process.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    }
-}
-
-/// A connection that is kept.
-struct Client(BufReader<TcpStream>);
-
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Client {
-    /// `head` is a method, a path and headers, one a line.
-    fn send(&mut self, head: &str, body: &str) {
-        let (line, headers) = head.split_once('\n').unwrap_or((head, ""));
-        let headers: String = headers.lines().map(|line| format!("{}\r\n", line.trim())).collect();
-        let length = body.len();
-        let text =
-            format!("{line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{headers}\r\n{body}");
-        self.0.get_mut().write_all(text.as_bytes()).unwrap();
-    }
-
-    /// Sends the head only, and waits until the guest reads the body: then it runs.
-    fn start(&mut self, line: &str, length: usize) {
-        let headers = format!("Host: localhost\r\nExpect: 100-continue\r\nContent-Length: {length}");
-        self.0.get_mut().write_all(format!("{line} HTTP/1.1\r\n{headers}\r\n\r\n").as_bytes()).unwrap();
-        assert_eq!(self.answer().status, 100);
-    }
-
-    fn answer(&mut self) -> Answer {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert_ne!(self.0.read_line(&mut head).unwrap(), 0, "the connection ended: {head}");
-        }
-        let status = head[9..12].parse().unwrap();
-        let length = head.to_ascii_lowercase().lines().find_map(|line| {
-            line.strip_prefix("content-length: ").map(|length| length.trim().parse::<usize>().unwrap())
-        });
-        let mut body = vec![0; length.unwrap_or(0)];
-        self.0.read_exact(&mut body).unwrap();
-        Answer { status, head, body: String::from_utf8(body).unwrap() }
-    }
-}
 
 fn spans(path: &Path) -> Vec<Span> {
     let recording = Recording::open(path).unwrap();
