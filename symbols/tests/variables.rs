@@ -5,9 +5,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Abbreviation, Bytes, abbreviations, bytes, guest, module, unit4};
+use common::{Abbreviation, Bytes, abbreviations, bytes, guest, instructions, module, unit4};
 use gimli::*;
-use sandscope_symbols::{CoreDump, FrameTable, Note, Stopped, SymbolError, SymbolFile, Value};
+use sandscope_symbols::{CoreDump, FrameTable, Note, Stopped, StoppedFrame, SymbolError, SymbolFile, Value};
 
 /// A guest with a memory and nothing else.
 struct Memory(Vec<u8>);
@@ -58,6 +58,12 @@ const TABLE: &[Abbreviation<'static>] = &[
     (12, DW_TAG_enumerator.0, false, &[NAME, (DW_AT_const_value.0, DW_FORM_sdata.0)]),
     (13, DW_TAG_union_type.0, true, &[NAME, SIZE]),
     (14, DW_TAG_const_type.0, false, &[TYPE]),
+    (
+        15,
+        DW_TAG_subprogram.0,
+        true,
+        &[NAME, (DW_AT_low_pc.0, DW_FORM_addr.0), (DW_AT_high_pc.0, DW_FORM_data4.0)],
+    ),
 ];
 /// Where the first entry behind the unit's is, and what the unit's is.
 const FIRST: u32 = 11 + 3;
@@ -290,6 +296,83 @@ fn hostile_types_and_expressions_end() {
         assert_eq!(text(&file, &memory, "list").1, "{.next = 0x10 -> {.next = 0x10 -> …}}");
     };
     std::thread::Builder::new().stack_size(512 * 1024).spawn(test).unwrap().join().unwrap();
+}
+
+/// Debug info that was damaged: whatever it says, asking ends, and no answer is long. Memory answers too, so that
+/// damaged types are followed through it.
+#[test]
+fn damaged_debug_info_ends() {
+    struct Wild;
+    impl Stopped for Wild {
+        fn memory(&self, _: u32, _: u32, address: u64, into: &mut [u8]) -> bool {
+            // Every word is an address, and many are where they point to.
+            let at = |index: usize| (address.wrapping_add(index as u64) / 4 * 4 * 7 % 65_536).to_le_bytes();
+            into.iter_mut()
+                .enumerate()
+                .for_each(|(index, byte)| *byte = at(index)[(address as usize + index) % 4]);
+            address < 1 << 20
+        }
+        fn global(&self, _: u32, _: u32) -> Option<u64> {
+            Some(65_536)
+        }
+        fn is_ambiguous(&self, _: u32) -> bool {
+            false
+        }
+    }
+    let mut state = 0x5eed_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state).unwrap_or(0) % below
+    };
+    for (name, runs) in [("crash-debug.wasm", 12), ("pricing.wasm", 25)] {
+        let whole = guest(name);
+        let table = FrameTable::read(&whole);
+        let places = instructions(&whole);
+        for _ in 0..runs {
+            let mut damaged = whole.clone();
+            for _ in 0..random(2_000) {
+                let at = random(whole.len());
+                damaged[at] = random(256) as u8;
+            }
+            FrameTable::read(&damaged);
+            let Ok(file) = SymbolFile::parse(&damaged) else { continue };
+            let frame = |offset: u64| StoppedFrame { instance: 0, offset, locals: vec![Some(4_096); 3] };
+            let frames: Vec<_> = (0..60).map(|_| frame(places[random(places.len())])).collect();
+            let start = Instant::now();
+            for frame in file.variables(&table, &Wild, &frames).iter().flatten() {
+                for variable in &frame.variables {
+                    assert!(variable.value.to_string().len() < 10_000 && variable.ty.len() < 10_000);
+                }
+            }
+            assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+            (0..65_536).step_by(8).for_each(|address| drop(file.data_symbol(0, address)));
+        }
+    }
+}
+
+/// A function with a thousand variables whose places are computed by loops, on a stack of thousands of frames.
+#[test]
+fn wide_functions_on_deep_stacks_end() {
+    let code = bytes().u8(DW_OP_lit1.0).bytes(&[DW_OP_lit1.0, DW_OP_drop.0].repeat(490));
+    let mut entries = int();
+    for _ in 0..1_000 {
+        entries =
+            entries.bytes(&bytes().u8(7).text("x").u32(FIRST).uleb(u64::from(code.len())).bytes(&code.0).0);
+    }
+    let start = common::function_starts(&[20])[0];
+    let function = bytes().u8(15).text("wide").u32(start).u32(20).bytes(&entries.0[int().0.len()..]).u8(0);
+    let file = file(DW_LANG_C11.0, &int().bytes(&function.0));
+    let offset = file.code_starts().next().unwrap() + u64::from(start) + 5;
+    let frames = vec![StoppedFrame { instance: 0, offset, locals: Vec::new() }; 5_000];
+    let started = Instant::now();
+    let found = file.variables(&FrameTable::default(), &memory(64, &[(0, 7)]), &frames);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!((found.len(), found[0][0].variables.len()), (5_000, 1_000));
+    assert_eq!(found[0][0].variables[0].value, Value::Known("0".to_owned()));
+    let limit = |note: &Note| matches!(note, Note::Limit { .. });
+    assert!(file.notes().iter().any(limit), "{:?}", file.notes());
 }
 
 /// The lock that the guest `parallel` is slow by has its name from any address in it.

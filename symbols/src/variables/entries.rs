@@ -192,7 +192,8 @@ impl<'a> Entries<'a> {
 
     /// An entry's own name.
     pub fn name(&self, entry: &Entry<'a>) -> Option<Cow<'a, str>> {
-        self.dwarf.attribute_text(&self.reader, &entry.unit, entry.value(gimli::DW_AT_name)?)
+        let name = self.dwarf.attribute_text(&self.reader, &entry.unit, entry.value(gimli::DW_AT_name)?)?;
+        self.spend(name.len() / 64).then_some(name)
     }
 
     /// The type behind typedefs and qualifiers.

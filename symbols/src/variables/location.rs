@@ -284,6 +284,9 @@ impl<'a> Machine<'_, 'a> {
             if at.is_empty() {
                 return Ok(());
             }
+            if !self.context.entries.spend(1) {
+                break;
+            }
             let operation =
                 Operation::parse(&mut at, self.unit.encoding()).map_err(|_| Missing::OptimizedOut)?;
             let step = self.execute(operation)?;

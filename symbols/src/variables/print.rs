@@ -141,6 +141,7 @@ impl<'p, 'a> Printer<'p, 'a> {
             object.at(last).read(1, &self.memory)?;
         }
         let shown = object.read(len.min(MAX_STRING as u64), &self.memory)?;
+        self.entries.spend(shown.len() / 16);
         self.quote(&shown);
         if len > MAX_STRING as u64 {
             self.cut();
@@ -157,6 +158,9 @@ impl<'p, 'a> Printer<'p, 'a> {
         let mut bytes = Vec::new();
         let mut is_cut = true;
         while bytes.len() < MAX_STRING {
+            if bytes.len().is_multiple_of(16) && !self.entries.spend(1) {
+                break;
+            }
             let mut byte = [0];
             if !self.memory.read(address.saturating_add(bytes.len() as u64), &mut byte) {
                 return Err(Missing::NotRecorded);

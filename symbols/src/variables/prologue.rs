@@ -42,6 +42,8 @@ pub(crate) enum FrameKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
     Unknown,
+    /// Something and so many bytes.
+    Above(i64),
     Constant(i64),
     /// The pointer at entry less so many bytes.
     Below(i64),
@@ -127,6 +129,7 @@ impl Follower {
                     (Value::Below(by), Value::Constant(size)) | (Value::Constant(size), Value::Below(by)) => {
                         Value::Below(by.saturating_sub(size))
                     }
+                    (Value::Unknown, Value::Constant(size)) => Value::Above(size),
                     _ => Value::Unknown,
                 });
             }
@@ -189,10 +192,18 @@ impl Follower {
     /// The global gets a value.
     fn set(&mut self, value: Value, behind: u32) {
         match self.frame {
+            // Left as it was.
+            None if value == Value::Below(0) => {}
             // The prologue, in the straight line from the entry.
-            None if !self.branched && value != Value::Unknown => self.frame = Some((value, behind)),
+            None if !self.branched && matches!(value, Value::Below(_) | Value::Rounded(..)) => {
+                self.frame = Some((value, behind));
+            }
             // An epilogue.
             Some(_) if value == Value::Below(0) => self.restored = Some((behind, false)),
+            // One whose base went through a call: `memset` and others return the pointer that they got.
+            Some((Value::Below(size), _)) if value == Value::Above(size) => {
+                self.restored = Some((behind, false));
+            }
             // A landing pad, which sets it to the frame again.
             Some((base, _)) if value == base => self.enter_frame(behind),
             _ => self.is_dynamic = true,

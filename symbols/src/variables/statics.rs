@@ -11,7 +11,7 @@ use super::{Variable, print};
 use crate::dwarf::Dwarf;
 use crate::error::Note;
 use crate::file::{SymbolFile, Symbols};
-use crate::limits::{MAX_NAME, MAX_STATICS_WORK, MAX_VARIABLE_WORK};
+use crate::limits::{MAX_NAME, MAX_QUALIFIERS, MAX_STATICS_WORK, MAX_VARIABLE_WORK};
 
 /// The statics of one core module, by address.
 #[derive(Default)]
@@ -125,7 +125,7 @@ fn read_unit<'a>(entries: &Entries<'a>, root: &Entry<'a>, out: &mut Vec<Static>)
             gimli::DW_TAG_lexical_block => Next::Into,
             gimli::DW_TAG_namespace | gimli::DW_TAG_subprogram => {
                 let name = entries.inherited(&entry, |entry| entries.name(entry));
-                if let Some(name) = name {
+                if let Some(name) = name.filter(|_| path.len() < MAX_QUALIFIERS) {
                     path.push((entry.depth, name.into_owned()));
                 }
                 Next::Into
@@ -145,9 +145,14 @@ fn read_static<'a>(entries: &Entries<'a>, entry: &Entry<'a>, path: &[(isize, Str
         return None;
     }
     let own = entries.inherited(entry, |entry| entries.name(entry))?;
-    let mut name: String = path.iter().flat_map(|(_, name)| [name.as_str(), "::"]).collect();
-    name.push_str(&own);
+    let mut name = String::new();
+    for part in path.iter().flat_map(|(_, name)| [name.as_str(), "::"]).chain([&*own]) {
+        if name.len() < MAX_NAME {
+            name.push_str(part);
+        }
+    }
     name.truncate(name.floor_char_boundary(MAX_NAME));
+    entries.spend(name.len() / 64);
     let ty = entries.inherited(entry, |entry| entry.reference(gimli::DW_AT_type));
     let size = ty.and_then(|ty| entries.size(ty)).unwrap_or(0);
     Some(Static { address, size, entry: entry.at, name: name.into() })

@@ -118,11 +118,12 @@ fn start(
         return Err(FrameGap::Ambiguous);
     }
     let module = module.ok_or(FrameGap::NoSizes)?;
-    if module.shared_memory && !stopped.memory(instance, 0, 0, &mut [0]) {
+    let global = module.pointer.ok_or(FrameGap::NoPointer)?;
+    let pointer = stopped.global(instance, global).ok_or(FrameGap::NoPointer)?;
+    if module.shared_memory && !stopped.memory(instance, 0, pointer.saturating_sub(1), &mut [0]) {
         return Err(FrameGap::SharedMemory);
     }
-    let global = module.pointer.ok_or(FrameGap::NoPointer)?;
-    Ok((global, stopped.global(instance, global).ok_or(FrameGap::NoPointer)?))
+    Ok((global, pointer))
 }
 
 impl Stack {
@@ -171,5 +172,55 @@ impl Stack {
             FrameKind::RedZone => known(below),
             FrameKind::AlignedRedZone(log) => known(below.map(|base| base >> log << log)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use gimli::{AttributeValue, Operation};
+
+    use super::*;
+    use crate::variables::entries::{Entries, Next};
+
+    /// Two sources that know nothing of each other agree, in every function of every guest: the wasm local that the
+    /// debug info names as the frame's base is the one that the code puts it into.
+    #[test]
+    fn prologues_and_debug_info_name_the_same_local() {
+        let (mut with_frame, mut without) = (0, 0);
+        for name in ["analytics", "crash", "crash-debug", "image", "inference", "parallel", "pricing"] {
+            let path = format!("{}/../tests/guests/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
+            let bytes = std::fs::read(path).unwrap();
+            let (file, table) = (SymbolFile::parse(&bytes).unwrap(), FrameTable::read(&bytes));
+            let [symbols] = file.modules() else { panic!("{name} is one module") };
+            let frames = table.module(symbols.module.code_start).unwrap();
+            let entries = Entries::new(&symbols.dwarf, Rc::new(Cell::new(usize::MAX)));
+            for root in entries.roots() {
+                entries.walk(&entries.read(root).unwrap(), |entry| {
+                    let base = entries.expression(&entry, gimli::DW_AT_frame_base, None);
+                    let low = match entry.value(gimli::DW_AT_low_pc) {
+                        Some(AttributeValue::Addr(low)) => u32::try_from(low).ok(),
+                        _ => None,
+                    };
+                    let at = low.and_then(|low| symbols.module.functions.find(low.max(1)));
+                    let (Some(base), Some((body, _))) =
+                        (base, at.and_then(|at| symbols.module.functions.body(at)))
+                    else {
+                        return Next::Into;
+                    };
+                    let operation = Operation::parse(&mut base.0.clone(), entry.unit.encoding()).unwrap();
+                    if let (Operation::WasmLocal { index }, Some(frame)) = (operation, frames.frame(body)) {
+                        assert_eq!(frame.local, Some(index), "{name} {low:x?} {frame:?}");
+                        with_frame += 1;
+                    } else {
+                        without += 1;
+                    }
+                    Next::Into
+                });
+            }
+        }
+        assert!(with_frame > 250 && without > 250, "{with_frame} with a frame, {without} without");
     }
 }
