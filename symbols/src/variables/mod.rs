@@ -1,11 +1,14 @@
 //! The variables of a stopped guest: which are in scope, where they are, and what they were, as text. Nothing here
 //! guesses: what the debug info does not place is `<optimized out>`, what was not recorded says so.
 
+mod aggregate;
 mod entries;
 mod frame_table;
 mod location;
+mod object;
 mod print;
 mod prologue;
+mod scalar;
 mod scope;
 mod statics;
 mod stopped;
@@ -23,7 +26,8 @@ use sandscope_model::SourceFrame;
 
 use entries::{Entries, Entry};
 pub use frame_table::FrameTable;
-use location::{Context, Frame, Memory, Missing, Object};
+use location::{Context, Frame};
+use object::{Memory, Missing, Object};
 use print::Printer;
 pub use statics::DataSymbol;
 pub(crate) use statics::Statics;

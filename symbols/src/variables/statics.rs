@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::entries::{Entries, Entry, Next};
-use super::location::{Context, Memory};
+use super::location::Context;
+use super::object::Memory;
 use super::stopped::Stopped;
 use super::types::{Language, type_name};
 use super::{Variable, print};

@@ -3,7 +3,7 @@
 use gimli::AttributeValue;
 
 use super::entries::{Entries, Entry, is_qualifier};
-use super::location::{Memory, Missing, Object};
+use super::object::{Memory, Missing, Object};
 use crate::limits::{MAX_ELEMENTS, MAX_NAME, MAX_VALUE_DEPTH};
 
 /// How values and types are written.

@@ -2,7 +2,7 @@
 //! are known by name and by the members that are looked for, so another layout is written member by member.
 
 use super::entries::Entry;
-use super::location::{Missing, Object};
+use super::object::{Missing, Object};
 use super::print::Printer;
 use super::types::{Language, find, find_direct, find_pointer};
 

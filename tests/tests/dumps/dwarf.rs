@@ -2,13 +2,18 @@
 
 use wasmparser::{Parser, Payload};
 
+/// The operation of an offset from the frame's base, below 64.
+pub const FBREG: u8 = 0x91;
+/// The value of wasm local 0.
+pub const LOCAL_0: &[u8] = &[0xed, 0, 0, 0x9f];
+
 /// A function with a body, in the module's order.
 pub struct Function {
     pub name: &'static str,
     /// The wasm local that holds its frame's base.
     pub base: u8,
-    /// `int` variables and their offsets from the base.
-    pub variables: &'static [(&'static str, i8)],
+    /// `int` variables and the expressions that say where they are.
+    pub variables: &'static [(&'static str, &'static [u8])],
 }
 
 /// Where the function bodies of the one core module in a file are: start and length, from the start of the Code
@@ -53,14 +58,13 @@ pub fn assemble(text: &str, functions: &[Function]) -> Vec<u8> {
         entries.extend(len.to_le_bytes());
         // The value of a wasm local.
         entries.extend([4, 0xed, 0, function.base, 0x9f]);
-        for (name, offset) in function.variables {
+        for (name, location) in function.variables {
             entries.push(3);
             entries.extend(name.as_bytes());
             entries.push(0);
             entries.extend(int.to_le_bytes());
-            // From the frame's base.
-            assert!((0..64).contains(offset));
-            entries.extend([2, 0x91, offset.cast_unsigned()]);
+            entries.push(location.len() as u8);
+            entries.extend(*location);
         }
         entries.push(0);
     }
