@@ -97,6 +97,11 @@ impl SymbolFile {
         self.retained
     }
 
+    /// Says that something was cut.
+    pub(crate) fn note(&self, note: Note) {
+        self.notes.add(note);
+    }
+
     /// All core modules that have code, in the order of [`SymbolFile::code_starts`].
     pub(crate) fn modules(&self) -> &[Symbols] {
         &self.modules

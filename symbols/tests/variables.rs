@@ -9,6 +9,9 @@ use common::{Abbreviation, Bytes, abbreviations, bytes, guest, instructions, mod
 use gimli::*;
 use sandscope_symbols::{CoreDump, FrameTable, Note, Stopped, StoppedFrame, SymbolError, SymbolFile, Value};
 
+/// Hostile input is to take 2 s at most where it is optimized code that reads it, and the machine is not busy.
+const SOON: Duration = Duration::from_secs(10);
+
 /// A guest with a memory and nothing else.
 struct Memory(Vec<u8>);
 
@@ -292,7 +295,7 @@ fn hostile_types_and_expressions_end() {
             // They have no place, so they are no statics.
             assert_eq!(file.static_variables(0, name, &memory, 0), []);
         }
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
         assert_eq!(text(&file, &memory, "list").1, "{.next = 0x10 -> {.next = 0x10 -> …}}");
     };
     std::thread::Builder::new().stack_size(512 * 1024).spawn(test).unwrap().join().unwrap();
@@ -346,7 +349,7 @@ fn damaged_debug_info_ends() {
                     assert!(variable.value.to_string().len() < 10_000 && variable.ty.len() < 10_000);
                 }
             }
-            assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+            assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
             (0..65_536).step_by(8).for_each(|address| drop(file.data_symbol(0, address)));
         }
     }
@@ -368,7 +371,7 @@ fn wide_functions_on_deep_stacks_end() {
     let frames = vec![StoppedFrame { instance: 0, offset, locals: Vec::new() }; 5_000];
     let started = Instant::now();
     let found = file.variables(&FrameTable::default(), &memory(64, &[(0, 7)]), &frames);
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     assert_eq!((found.len(), found[0][0].variables.len()), (5_000, 1_000));
     assert_eq!(found[0][0].variables[0].value, Value::Known("0".to_owned()));
     let limit = |note: &Note| matches!(note, Note::Limit { .. });
@@ -453,6 +456,11 @@ fn core_dumps_may_end_anywhere() {
 /// What is optimized out and what is not recorded are different things to whoever reads them.
 #[test]
 fn what_is_missing_says_why() {
-    assert_eq!(Value::OptimizedOut.to_string(), "<optimized out>");
-    assert_eq!(Value::NotRecorded.to_string(), "<not recorded>");
+    for (value, written, text, status) in [
+        (Value::Known("7".into()), "7", Some("7"), "ok"),
+        (Value::OptimizedOut, "<optimized out>", None, "optimized-out"),
+        (Value::NotRecorded, "<not recorded>", None, "not-recorded"),
+    ] {
+        assert_eq!((value.to_string().as_str(), value.text(), value.status()), (written, text, status));
+    }
 }

@@ -12,6 +12,8 @@ use crate::limits::{MAX_FUNCTIONS, MAX_MODULES, MAX_NESTING};
 
 const POINTER_NAME: &str = "__stack_pointer";
 const VERSION: u8 = 1;
+/// Globals of one module that may be the stack pointer; linkers put it first.
+const MAX_POINTERS: usize = 65_536;
 
 /// What each function of a module or component does to its stack pointer. Read from code once, where the code is:
 /// debug info travels without it.
@@ -135,6 +137,9 @@ impl FrameTable {
                 before = end;
             }
             modules.push(module);
+            if modules.len() > MAX_MODULES {
+                return None;
+            }
         }
         modules.is_sorted_by_key(|module| module.code_start).then_some(Self { modules })
     }
@@ -267,7 +272,8 @@ impl<'a> Open<'a> {
                         Operator::I64Const { value } => Some(value.cast_unsigned()),
                         _ => None,
                     };
-                    if let (true, Some(value)) = (global.ty.mutable, value) {
+                    let is_candidate = global.ty.mutable && self.initial.len() < MAX_POINTERS;
+                    if let (true, Some(value)) = (is_candidate, value) {
                         self.initial.insert(self.globals, value);
                     }
                     self.globals += 1;

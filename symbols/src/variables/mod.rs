@@ -77,6 +77,25 @@ pub enum Value {
     NotRecorded,
 }
 
+impl Value {
+    /// The text of a known value.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Known(text) => Some(text),
+            Self::OptimizedOut | Self::NotRecorded => None,
+        }
+    }
+
+    /// What reports call its state: `ok`, `optimized-out` or `not-recorded`.
+    pub fn status(&self) -> &'static str {
+        match self {
+            Self::Known(_) => "ok",
+            Self::OptimizedOut => "optimized-out",
+            Self::NotRecorded => "not-recorded",
+        }
+    }
+}
+
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -123,6 +142,9 @@ impl SymbolFile {
                 })
                 .collect();
             left -= found.len();
+            if left == 0 {
+                self.note(Note::Limit { what: "frames of a stack", limit: MAX_FRAMES });
+            }
             if let Some((symbols, address)) = self.module_at(frame.offset) {
                 let entries = modules
                     .entry(symbols.module.code_start)
@@ -137,12 +159,7 @@ impl SymbolFile {
             out.push(found);
         }
         if work.get() == 0 {
-            for (symbols, _) in frames.iter().filter_map(|frame| self.module_at(frame.offset)).take(1) {
-                symbols.dwarf.note(Note::Limit {
-                    what: "entries for the variables of a stack",
-                    limit: MAX_STACK_WORK,
-                });
-            }
+            self.note(Note::Limit { what: "entries for the variables of a stack", limit: MAX_STACK_WORK });
         }
         out
     }
@@ -180,11 +197,8 @@ fn fill<'a>(
             let entry = &variable.entry;
             let Some(name) = entries.inherited(entry, |entry| entries.name(entry)) else { continue };
             let ty = entries.inherited(entry, |entry| entry.reference(gimli::DW_AT_type));
-            let value = if variable.is_gone {
-                Value::OptimizedOut
-            } else {
-                entries.with_limit(MAX_VARIABLE_WORK, || print(&context, entry, ty, language, Some(address)))
-            };
+            let value =
+                entries.with_limit(MAX_VARIABLE_WORK, || print(&context, entry, ty, language, Some(address)));
             found.variables.push(Variable {
                 name: name.into_owned(),
                 ty: type_name(entries, ty, language),
@@ -203,13 +217,11 @@ fn print<'a>(
     language: Language,
     address: Option<u64>,
 ) -> Value {
-    let object = match constant(context.entries, entry) {
-        Some(bytes) => Ok(Object::bytes(bytes)),
-        None => context
-            .entries
-            .expression(entry, gimli::DW_AT_location, address)
-            .ok_or(Missing::OptimizedOut)
-            .and_then(|expression| context.locate(expression, entry)),
+    let object = if entry.value(gimli::DW_AT_location).is_some() {
+        let expression = context.entries.expression(entry, gimli::DW_AT_location, address);
+        expression.ok_or(Missing::OptimizedOut).and_then(|expression| context.locate(expression, entry))
+    } else {
+        constant(context.entries, entry).map(Object::bytes).ok_or(Missing::OptimizedOut)
     };
     let (ty, object) = match (ty, object) {
         (Some(ty), Ok(object)) => (ty, object),
