@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::limits::MAX_NOTES;
 
-/// Bytes without a single section that could be read. Each message completes "failed to …".
+/// Bytes that are not what they were given for. Each message completes "failed to …".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SymbolError {
     /// No WebAssembly preamble at the start.
@@ -19,6 +19,12 @@ pub enum SymbolError {
     UnknownVersion {
         /// Version and layer, as the file has them.
         version: u32,
+    },
+    /// WebAssembly, but without the section that makes a module a core dump.
+    #[error("read a core dump: these {len} bytes are WebAssembly, but hold no core dump")]
+    NotACoreDump {
+        /// Length of what was given, in bytes.
+        len: usize,
     },
     /// Offsets would not fit the 32 bits that the format has for them.
     #[error("read symbols: {len} bytes are more than the 4 GiB that offsets can express")]

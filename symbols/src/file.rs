@@ -2,7 +2,7 @@
 //! the file become addresses of DWARF.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sandscope_model::{ModuleId, NameSource, SourceFrame};
 
@@ -10,6 +10,7 @@ use crate::dwarf::{Budget, Dwarf, Found, FunctionName, Position, Step};
 use crate::error::{Note, Notes, SymbolError};
 use crate::layout::{self, CoreModule};
 use crate::limits::max_retained;
+use crate::variables::Statics;
 
 /// The symbols of one module or component. Holds copies of its debug sections and no code or data; parts of the
 /// debug info are indexed on the first lookup that needs them, from any thread.
@@ -21,9 +22,12 @@ pub struct SymbolFile {
     notes: Arc<Notes>,
 }
 
-struct Symbols {
-    module: CoreModule,
-    dwarf: Dwarf,
+/// What is known of one core module.
+pub(crate) struct Symbols {
+    pub module: CoreModule,
+    pub dwarf: Dwarf,
+    /// Made on first use.
+    pub statics: OnceLock<Statics>,
 }
 
 impl std::fmt::Debug for SymbolFile {
@@ -50,7 +54,7 @@ impl SymbolFile {
                 retained += sections.size() + module.size();
                 let functions = Arc::clone(&module.functions);
                 let dwarf = Dwarf::new(sections, functions, Arc::clone(&budget), Arc::clone(&notes));
-                Symbols { module, dwarf }
+                Symbols { module, dwarf, statics: OnceLock::new() }
             })
             .collect();
         Ok(Self { id: ModuleId::of(bytes), modules, retained, notes })
@@ -93,7 +97,18 @@ impl SymbolFile {
         self.retained
     }
 
-    fn module_at(&self, offset: u64) -> Option<(&Symbols, u32)> {
+    /// Says that something was cut.
+    pub(crate) fn note(&self, note: Note) {
+        self.notes.add(note);
+    }
+
+    /// All core modules that have code, in the order of [`SymbolFile::code_starts`].
+    pub(crate) fn modules(&self) -> &[Symbols] {
+        &self.modules
+    }
+
+    /// The core module around an offset in the file, and the offset as its DWARF has it.
+    pub(crate) fn module_at(&self, offset: u64) -> Option<(&Symbols, u32)> {
         let at =
             self.modules.partition_point(|symbols| symbols.module.code_start <= offset).checked_sub(1)?;
         let symbols = self.modules.get(at)?;
@@ -186,7 +201,7 @@ impl<'a> Iterator for Frames<'a> {
         let step = state.found.zip(state.scope).and_then(|(found, scope)| dwarf.step(found, scope));
         let (name, inlined) = match step {
             None => (None, false),
-            Some(Step { name, inlined, call, next }) => {
+            Some(Step { name, inlined, call, next, .. }) => {
                 if inlined {
                     self.0 = Some(State { scope: Some(next), position: Some(call), ..state });
                 }

@@ -62,6 +62,12 @@ impl Functions {
         begin < end && end <= limit
     }
 
+    /// The body of a function by its position, and the address behind it.
+    pub fn body(&self, at: usize) -> Option<(u32, u32)> {
+        let (_, start) = *self.starts.get(at)?;
+        Some((start, self.starts.get(at + 1).map_or(self.end, |(entry, _)| *entry)))
+    }
+
     /// End of the last function.
     pub fn end(&self) -> u32 {
         self.end
@@ -84,6 +90,14 @@ impl CoreModule {
     pub fn function_index(&self, address: u32) -> Option<u32> {
         let defined = u32::try_from(self.functions.find(address)?).ok()?;
         self.imported?.checked_add(defined)
+    }
+
+    /// The offset in the file of a place in a function's body, by the function's index.
+    pub fn offset_in(&self, function: u32, in_body: u32) -> Option<u64> {
+        let defined = usize::try_from(function.checked_sub(self.imported?)?).ok()?;
+        let (start, end) = self.functions.body(defined)?;
+        let address = start.checked_add(in_body).filter(|address| *address < end)?;
+        Some(self.code_start + u64::from(address))
     }
 }
 
@@ -110,7 +124,8 @@ pub(crate) fn read(bytes: &[u8], notes: &Notes) -> Result<Vec<CoreModule>, Symbo
     Ok(walk.done)
 }
 
-fn check_preamble(bytes: &[u8]) -> Result<(), SymbolError> {
+/// Refuses what no reader here can begin with.
+pub(crate) fn check_preamble(bytes: &[u8]) -> Result<(), SymbolError> {
     let len = bytes.len();
     let Some((preamble, _)) = bytes.split_first_chunk::<8>() else {
         return Err(SymbolError::NotWasm { len });
@@ -200,12 +215,13 @@ impl Walk<'_> {
                 functions.starts.push((entry, start));
                 functions.end = end;
             }
-            Payload::CustomSection(section) => match section.as_known() {
-                KnownCustom::Name(names) => {
+            // By name: the parser would expand sections of kinds that are of no use here.
+            Payload::CustomSection(section) if section.name() == "name" => {
+                if let KnownCustom::Name(names) = section.as_known() {
                     module.names.add_section(names).unwrap_or_else(|error| note(self.notes, &error));
                 }
-                _ => module.sections.take(section.name(), section.data()),
-            },
+            }
+            Payload::CustomSection(section) => module.sections.take(section.name(), section.data()),
             _ => {}
         }
         Ok(true)

@@ -1,4 +1,5 @@
-//! Bytes in, frames out: function names, source lines and inlined calls of WebAssembly modules and components.
+//! Bytes in, frames and variables out: function names, source lines and inlined calls of WebAssembly modules and
+//! components, and what their variables were in a core dump.
 //!
 //! [`SymbolFile`] is one module or component, indexed; [`Symbolizer`] holds several by id and remembers answers.
 //! Nothing here reads files or sockets, and nothing here trusts its input: what does not fit the limits in
@@ -9,9 +10,12 @@
 //! bytes --layout--> core modules --names-----------------------> index -> name
 //!                        \--dwarf--> units by address
 //!                                       \--(on first use) tree: scopes by address, lines: rows by address
+//! core dump + frame table --unwind--> frame bases --\
+//!                       scopes --entries, locations--> variables --types, print--> text
 //! ```
 
 mod demangle;
+mod dump;
 mod dwarf;
 mod error;
 mod file;
@@ -19,8 +23,13 @@ mod layout;
 mod limits;
 mod names;
 mod symbolizer;
+mod variables;
 
 pub use demangle::demangle;
+pub use dump::{CoreDump, DumpFrame, DumpInstance, DumpStack};
 pub use error::{Note, SymbolError};
 pub use file::{FrameRef, Frames, Lookup, SymbolFile};
 pub use symbolizer::Symbolizer;
+pub use variables::{
+    DataSymbol, FrameGap, FrameTable, FrameVariables, Stopped, StoppedFrame, Value, Variable,
+};

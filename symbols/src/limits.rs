@@ -32,6 +32,33 @@ pub(crate) const MAX_FILES: usize = 65_534;
 /// Notes that are kept.
 pub(crate) const MAX_NOTES: usize = 64;
 
+/// Frames of a stopped stack, inlined ones included.
+pub(crate) const MAX_FRAMES: usize = 16_384;
+/// Instances, modules, memories, or stacks of one core dump.
+pub(crate) const MAX_DUMPED: usize = 65_536;
+/// Wasm locals of one core dump.
+pub(crate) const MAX_LOCALS: usize = 1_000_000;
+/// Entries that are read for the variables of one stack, and for those of one variable.
+pub(crate) const MAX_STACK_WORK: usize = 1_000_000;
+pub(crate) const MAX_VARIABLE_WORK: usize = 20_000;
+/// Entries that are read to find the statics of one module.
+pub(crate) const MAX_STATICS_WORK: usize = 8_000_000;
+/// Variables of one frame.
+pub(crate) const MAX_VARIABLES: usize = 1_024;
+/// Bytes of one printed value.
+pub(crate) const MAX_VALUE: usize = 4 * 1024;
+/// Elements of one array that are printed.
+pub(crate) const MAX_ELEMENTS: usize = 64;
+/// Bytes of one string that are printed.
+pub(crate) const MAX_STRING: usize = 1024;
+/// Values inside values that are printed, pointers followed included.
+pub(crate) const MAX_VALUE_DEPTH: usize = 12;
+/// Typedefs, qualifiers and pointers around one type.
+pub(crate) const MAX_TYPE_STEPS: usize = 32;
+/// Operations of one DWARF expression that are executed, and values on its stack.
+pub(crate) const MAX_EXPRESSION_STEPS: usize = 1_000;
+pub(crate) const MAX_EXPRESSION_STACK: usize = 64;
+
 /// Bytes that the indices of one file may hold beside its debug sections, by the file's length.
 pub(crate) fn max_retained(file_len: usize) -> usize {
     (48 << 20) + file_len.saturating_mul(4)

@@ -21,15 +21,16 @@ use std::sync::{Arc, OnceLock};
 pub(crate) use budget::Budget;
 use lines::Lines;
 pub(crate) use naming::FunctionName;
-pub(crate) use sections::Sections;
+pub(crate) use sections::{Sections, Slice};
 use segments::{Interval, NONE, Segments};
 pub(crate) use tree::Position;
 use tree::Tree;
+pub(crate) use unit::Place;
 use unit::{UnitMeta, live};
 
 use crate::error::{Note, Notes};
 use crate::layout::Functions;
-use crate::limits::MAX_UNITS;
+use crate::limits::{MAX_NAME, MAX_UNITS};
 
 /// The DWARF of one core module.
 pub(crate) struct Dwarf {
@@ -78,6 +79,8 @@ pub(crate) struct Step<'a> {
     /// Where the next step called this one.
     pub call: Position,
     pub next: u32,
+    /// The scope's entry, as an offset in `.debug_info`.
+    pub entry: u32,
 }
 
 impl Dwarf {
@@ -255,6 +258,7 @@ impl Dwarf {
             inlined: entry.parent != NONE,
             call: entry.call,
             next: entry.parent,
+            entry: entry.entry,
         })
     }
 
@@ -287,8 +291,54 @@ impl Dwarf {
         }))
     }
 
+    /// The sections as the DWARF reader wants them.
+    pub fn reader(&self) -> gimli::Dwarf<Slice<'_>> {
+        self.sections.dwarf()
+    }
+
+    /// How many units there are.
+    pub fn unit_count(&self) -> usize {
+        self.units.len()
+    }
+
+    /// A unit with its abbreviations, for its entries to be read.
+    pub fn open<'a>(
+        &'a self,
+        reader: &gimli::Dwarf<Slice<'a>>,
+        unit: usize,
+    ) -> Option<gimli::Unit<Slice<'a>>> {
+        let meta = &self.units.get(unit)?.meta;
+        match meta.open(reader, meta.shared_abbreviations.clone()) {
+            Ok(open) => Some(open),
+            Err(error) => {
+                self.bad("compilation unit", meta.offset as usize, error);
+                None
+            }
+        }
+    }
+
+    /// The text of an attribute of a unit's entry, cut at the limit for names.
+    pub fn attribute_text<'a>(
+        &'a self,
+        reader: &gimli::Dwarf<Slice<'a>>,
+        unit: &gimli::Unit<Slice<'a>>,
+        value: gimli::AttributeValue<Slice<'a>>,
+    ) -> Option<Cow<'a, str>> {
+        self.sections.text(self.sections.text_ref(reader, unit, value), MAX_NAME)
+    }
+
+    /// Pays for an index of so many bytes; `false` if the file gets no more memory.
+    pub fn retain(&self, bytes: usize) -> bool {
+        self.retained.take(bytes)
+    }
+
+    /// Says that something was cut.
+    pub fn note(&self, note: Note) {
+        self.notes.add(note);
+    }
+
     /// The unit around an offset of `.debug_info`.
-    fn unit_at(&self, offset: u32) -> Option<usize> {
+    pub fn unit_at(&self, offset: u32) -> Option<usize> {
         let at = self.units.partition_point(|unit| unit.meta.offset <= offset).checked_sub(1)?;
         (offset < self.units.get(at)?.meta.end).then_some(at)
     }

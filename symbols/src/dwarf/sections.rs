@@ -7,7 +7,7 @@ use gimli::{AttributeValue, Dwarf, EndianSlice, LittleEndian, SectionId};
 /// How the debug sections are read: wasm is little-endian.
 pub(crate) type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
-/// Copies of the sections that symbolizing needs; absent ones are empty.
+/// Copies of the sections that frames and variables need; absent ones are empty.
 #[derive(Default)]
 pub(crate) struct Sections {
     abbrev: Box<[u8]>,
@@ -15,6 +15,8 @@ pub(crate) struct Sections {
     pub info: Box<[u8]>,
     pub line: Box<[u8]>,
     line_str: Box<[u8]>,
+    loc: Box<[u8]>,
+    loclists: Box<[u8]>,
     ranges: Box<[u8]>,
     rnglists: Box<[u8]>,
     str: Box<[u8]>,
@@ -76,6 +78,8 @@ impl Sections {
             ".debug_info" => &mut self.info,
             ".debug_line" => &mut self.line,
             ".debug_line_str" => &mut self.line_str,
+            ".debug_loc" => &mut self.loc,
+            ".debug_loclists" => &mut self.loclists,
             ".debug_ranges" => &mut self.ranges,
             ".debug_rnglists" => &mut self.rnglists,
             ".debug_str" => &mut self.str,
@@ -89,8 +93,12 @@ impl Sections {
 
     /// Bytes held.
     pub fn size(&self) -> usize {
-        let Self { abbrev, addr, info, line, line_str, ranges, rnglists, str, str_offsets } = self;
-        [abbrev, addr, info, line, line_str, ranges, rnglists, str, str_offsets].map(|s| s.len()).iter().sum()
+        let Self { abbrev, addr, info, line, line_str, loc, loclists, ranges, rnglists, str, str_offsets } =
+            self;
+        [abbrev, addr, info, line, line_str, loc, loclists, ranges, rnglists, str, str_offsets]
+            .iter()
+            .map(|section| section.len())
+            .sum()
     }
 
     /// Most address ranges that can stand in the range sections: an entry has at least two bytes.
@@ -110,6 +118,8 @@ impl Sections {
                 SectionId::DebugAbbrev => &self.abbrev,
                 SectionId::DebugAddr => &self.addr,
                 SectionId::DebugInfo => &self.info,
+                SectionId::DebugLoc => &self.loc,
+                SectionId::DebugLocLists => &self.loclists,
                 SectionId::DebugRanges => &self.ranges,
                 SectionId::DebugRngLists => &self.rnglists,
                 SectionId::DebugStr => &self.str,

@@ -25,6 +25,8 @@ pub(crate) struct Tree {
 
 /// A function or an inlined call that has code.
 pub(crate) struct Scope {
+    /// Offset in `.debug_info`.
+    pub entry: u32,
     /// The scope it was inlined into, [`NONE`] for a function.
     pub parent: u32,
     /// Its name: position in [`Tree::decls`], or [`NONE`] if that is in another unit or nowhere.
@@ -201,7 +203,7 @@ impl<'a> Walk<'_, 'a> {
                 gimli::DW_TAG_subprogram => {
                     let attributes = self.attributes(&mut entries, specs)?;
                     let Some(decl) = self.declare(offset, &attributes) else { return Ok(Walked::Full) };
-                    let Some(scope) = self.enter(NONE, decl, NONE, attributes) else {
+                    let Some(scope) = self.enter(offset, NONE, decl, NONE, attributes) else {
                         return Ok(Walked::Full);
                     };
                     (here.decl, here.scope) = (decl, scope);
@@ -209,7 +211,7 @@ impl<'a> Walk<'_, 'a> {
                 gimli::DW_TAG_inlined_subroutine => {
                     let attributes = self.attributes(&mut entries, specs)?;
                     let origin = attributes.origin;
-                    let Some(scope) = self.enter(outer.scope, NONE, origin, attributes) else {
+                    let Some(scope) = self.enter(offset, outer.scope, NONE, origin, attributes) else {
                         return Ok(Walked::Full);
                     };
                     // An inlined call without code cannot be around any: what is in it belongs to the outer one.
@@ -301,7 +303,14 @@ impl<'a> Walk<'_, 'a> {
     }
 
     /// Records a scope, if it has code that is still there.
-    fn enter(&mut self, parent: u32, decl: u32, remote: u32, attributes: Attributes<'a>) -> Option<u32> {
+    fn enter(
+        &mut self,
+        entry: u32,
+        parent: u32,
+        decl: u32,
+        remote: u32,
+        attributes: Attributes<'a>,
+    ) -> Option<u32> {
         let id = u32::try_from(self.scopes.len()).ok()?;
         let before = self.intervals.len();
         let (intervals, functions, retained) = (&mut self.intervals, self.functions, self.retained);
@@ -324,7 +333,8 @@ impl<'a> Walk<'_, 'a> {
         if self.intervals.len() == before {
             return Some(NONE);
         }
-        add(&mut self.scopes, Scope { parent, decl, remote, call: attributes.call }, self.retained)
+        let scope = Scope { entry, parent, decl, remote, call: attributes.call };
+        add(&mut self.scopes, scope, self.retained)
     }
 
     fn finish(self) -> Tree {

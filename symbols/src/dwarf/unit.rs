@@ -24,6 +24,7 @@ pub(crate) struct UnitMeta {
     low_pc: u64,
     str_offsets_base: usize,
     addr_base: usize,
+    loclists_base: usize,
     rnglists_base: usize,
 }
 
@@ -113,6 +114,7 @@ impl UnitMeta {
             )
             .0,
             addr_base: 0,
+            loclists_base: DebugLocListsBase::default_for_encoding_and_file(encoding, DwarfFileType::Main).0,
             rnglists_base: DebugRngListsBase::default_for_encoding_and_file(encoding, DwarfFileType::Main).0,
         };
         let (mut low, mut comp_dir) = (None, None);
@@ -134,6 +136,9 @@ impl UnitMeta {
                     AttributeValue::DebugAddrBase(base),
                 ) => {
                     meta.addr_base = base.0;
+                }
+                (gimli::DW_AT_loclists_base, AttributeValue::DebugLocListsBase(base)) => {
+                    meta.loclists_base = base.0;
                 }
                 (gimli::DW_AT_rnglists_base, AttributeValue::DebugRngListsBase(base)) => {
                     meta.rnglists_base = base.0;
@@ -183,7 +188,7 @@ impl UnitMeta {
             low_pc: self.low_pc,
             str_offsets_base: DebugStrOffsetsBase(self.str_offsets_base),
             addr_base: DebugAddrBase(self.addr_base),
-            loclists_base: DebugLocListsBase(0),
+            loclists_base: DebugLocListsBase(self.loclists_base),
             rnglists_base: DebugRngListsBase(self.rnglists_base),
             line_program: None,
             dwo_id: None,
