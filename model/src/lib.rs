@@ -2,6 +2,7 @@
 //! histograms, and the two places where text becomes safe or readable. No I/O, no clock, no async,
 //! no wire format lives here.
 
+pub mod file_ids;
 pub mod flame;
 pub mod frame;
 pub mod histogram;
@@ -10,6 +11,7 @@ pub mod profile;
 pub mod text;
 pub mod units;
 
+pub use file_ids::FileIds;
 pub use flame::{FlameNode, FlameTree};
 pub use frame::{NameSource, SourceFrame};
 pub use histogram::{AtomicHistogram, ExpHistogram};
