@@ -9,6 +9,7 @@
 //! bytes --layout--> core modules --names-----------------------> index -> name
 //!                        \--dwarf--> units by address
 //!                                       \--(on first use) tree: scopes by address, lines: rows by address
+//! other bytes --sources--> split units, a debug file, a source map: beside the module's own
 //! ```
 
 mod demangle;
@@ -17,10 +18,14 @@ mod error;
 mod file;
 mod layout;
 mod limits;
+mod moonbit;
 mod names;
+mod source_map;
+mod sources;
 mod symbolizer;
 
 pub use demangle::demangle;
 pub use error::{Note, SymbolError};
 pub use file::{FrameRef, Frames, Lookup, SymbolFile};
+pub use sources::{References, Sources};
 pub use symbolizer::Symbolizer;
