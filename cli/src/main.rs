@@ -5,8 +5,10 @@ mod args;
 mod commands;
 mod demo;
 mod explain;
+mod lookup;
 mod problem;
 mod report;
+mod store;
 
 use std::process::ExitCode;
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Open(args) => commands::ui::open(&args),
         Command::Report(args) => commands::report::report(&args),
         Command::Symbolize(args) => commands::symbolize::symbolize(&args),
+        Command::Symbols(args) => commands::symbols::symbols(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::DemoHost(args) => demo::host::host(args),
     };

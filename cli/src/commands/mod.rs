@@ -1,10 +1,12 @@
 //! One file per command; what they share about hosts and guests is here.
 
+pub mod addr2line;
 pub mod collect;
 pub mod report;
 pub mod run;
 pub mod serve;
 pub mod symbolize;
+pub mod symbols;
 pub mod trap;
 pub mod ui;
 

@@ -286,9 +286,9 @@ pub struct TrapFrame {
     pub variables: Vec<Never>,
 }
 
-/// The document as JSON. Names of guests may hold characters that terminals obey (C1 controls) or that
+/// A document as JSON. Names of guests may hold characters that terminals obey (C1 controls) or that
 /// reorder text; JSON allows them raw, so they are escaped here.
-pub fn encode(document: &Document) -> Result<String, serde_json::Error> {
+pub fn encode(document: &impl Serialize) -> Result<String, serde_json::Error> {
     let raw = serde_json::to_string(document)?;
     let mut out = String::with_capacity(raw.len());
     let mut units = [0; 2];

@@ -19,6 +19,10 @@ mod text;
 
 use sandscope_recording::Recording;
 
+pub use json::encode;
+
+use crate::lookup::Lookup;
+
 /// The report of one recording.
 #[derive(Debug)]
 pub struct Report {
@@ -27,9 +31,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Folds and symbolizes a recording with the debug info inside it; lists the `top` functions.
-    pub fn new(recording: &Recording, top: usize) -> Self {
-        Self { name: recording.name().to_owned(), document: build::document(recording, top) }
+    /// Folds and symbolizes a recording with the debug info inside it, or what `lookup` finds where it has none;
+    /// lists the `top` functions.
+    pub fn new(recording: &Recording, top: usize, lookup: &Lookup) -> Self {
+        Self { name: recording.name().to_owned(), document: build::document(recording, top, lookup) }
     }
 
     /// For scripts: `report --json`, one line of a promised shape. Characters that a terminal might obey are
@@ -38,7 +43,7 @@ impl Report {
     /// # Errors
     /// None is known; the encoder's type has one.
     pub fn json(&self) -> Result<String, serde_json::Error> {
-        json::encode(&self.document)
+        encode(&self.document)
     }
 
     /// For people: one screen, safe to print.
