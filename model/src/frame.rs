@@ -91,7 +91,7 @@ impl SourceFrame {
 }
 
 /// A function's name without what people skip: type arguments, and the hashes that Rust's manglings add to a name
-/// (`::h0123…`) and to a crate (`[0123…]`).
+/// (`::h0123…`) and to a crate (`[0123…]`), and the tags of C++ (`[abi:…]`).
 ///
 /// `alloc::vec::Vec<T,A>::push` becomes `alloc::vec::Vec::push`; operators of C++ stay whole.
 pub fn short_name(function: &str) -> Cow<'_, str> {
@@ -119,7 +119,7 @@ pub fn short_name(function: &str) -> Cow<'_, str> {
                 }
             }
             '>' if depth > 0 && !function[..at].ends_with('-') => depth -= 1,
-            '[' if depth == 0 => match crate_hash(&function[at..]) {
+            '[' if depth == 0 => match bracketed_tag(&function[at..]) {
                 Some(len) => skip_to = at + len,
                 None => out.push(c),
             },
@@ -138,12 +138,13 @@ fn without_hash(function: &str) -> &str {
     }
 }
 
-/// Length of a crate's hash in brackets, if the text starts with one. Arrays and slices hold no hex of this length.
-fn crate_hash(text: &str) -> Option<usize> {
+/// Length of a crate's hash or a tag of C++ in brackets, if the text starts with one. Arrays and slices hold no hex of
+/// this length.
+fn bracketed_tag(text: &str) -> Option<usize> {
     let end = text.find(']')?;
-    let digits = text.get(1..end)?;
-    let is_hash = (8..=16).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    is_hash.then_some(end + 1)
+    let tag = text.get(1..end)?;
+    let is_hash = (8..=16).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_hexdigit());
+    (is_hash || tag.starts_with("abi:")).then_some(end + 1)
 }
 
 #[cfg(test)]
@@ -161,6 +162,7 @@ mod tests {
             ("a::operator<<(b)", "a::operator<<(b)"),
             ("<image::Rgb<u8> as core::fmt::Debug>::fmt", "<image::Rgb as core::fmt::Debug>::fmt"),
             ("core[846817f741e54dfd]::slice::index", "core::slice::index"),
+            ("std::__2::min[abi:nn190107]<int>(int const&)", "std::__2::min(int const&)"),
             ("core::fmt::write::h0123456789abcdef", "core::fmt::write"),
             ("<[u8] as core::fmt::Debug>::fmt", "<[u8] as core::fmt::Debug>::fmt"),
             ("~lib/array/Array<i32>#push", "~lib/array/Array#push"),

@@ -262,6 +262,74 @@ fn addresses_are_answered_line_by_line() {
     assert!(stdout(&report).contains("[dwarf]"), "the source of the name is said: {}", stdout(&report));
 }
 
+/// A sample of split DWARF: a module with its `.dwo` files beside it, and the same with its debug info inside.
+fn samples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../symbols/tests/split")
+}
+
+/// What people who know addr2line type, and what they get: the same as from LLVM's, for every instruction.
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that did not run says so")]
+fn flags_print_what_llvm_addr2line_prints() {
+    for name in ["whole4", "whole5"] {
+        let path = samples().join(format!("{name}.wasm"));
+        let bytes = std::fs::read(&path).unwrap();
+        let start = SymbolFile::parse(&bytes).unwrap().code_starts().next().unwrap();
+        let mut addresses = Vec::new();
+        for payload in wasmparser::Parser::new(0).parse_all(&bytes) {
+            if let wasmparser::Payload::CodeSectionEntry(body) = payload.unwrap() {
+                let operators = body.get_operators_reader().unwrap().into_iter_with_offsets();
+                addresses
+                    .extend(operators.map(|operator| format!("{:#x}", operator.unwrap().1 as u64 - start)));
+            }
+        }
+        // Without -f: they take the outermost name from their symbol table, whose offsets for wasm are others.
+        for flags in ["-a", "-i", "-s", "-ai", "-is", "-ap", "-ais"] {
+            let theirs = std::process::Command::new("llvm-addr2line-19")
+                .args(["-e", path.to_str().unwrap(), flags])
+                .args(&addresses)
+                .output();
+            let Ok(theirs) = theirs else {
+                eprintln!("skipped: llvm-addr2line-19 is not installed");
+                return;
+            };
+            let args = ["symbolize", "--section-relative", "-e", path.to_str().unwrap(), flags];
+            let ours = sandscope(&args).args(&addresses).stdin(Stdio::null()).output().unwrap();
+            for (ours, theirs) in stdout(&ours).lines().zip(stdout(&theirs).lines()) {
+                assert_eq!(ours, theirs, "{name} {flags}");
+            }
+            assert_eq!(stdout(&ours).lines().count(), stdout(&theirs).lines().count(), "{name} {flags}");
+        }
+    }
+}
+
+/// Split debug info that lies beside its module is used, and without it the message names what is missing.
+#[test]
+fn split_files_beside_the_module_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let module = dir.path().join("split5.wasm");
+    std::fs::copy(samples().join("split5.wasm"), &module).unwrap();
+    let code = SymbolFile::parse(&std::fs::read(&module).unwrap()).unwrap().code_starts().next().unwrap();
+    let symbolize = || {
+        let output = output(&["symbolize", "-m", module.to_str().unwrap(), &format!("{}", code + 16)]);
+        (stdout(&output), stderr(&output))
+    };
+    let (text, said) = symbolize();
+    assert!(text.contains("[names]") && said.contains("first5.dwo"), "{text}{said}");
+    for files in [["first5.dwo", "second5.dwo"].as_slice(), &["both5.dwp"]] {
+        for file in files {
+            let place = if *file == "both5.dwp" { "split5.wasm.dwp" } else { file };
+            std::fs::copy(samples().join(file), dir.path().join(place)).unwrap();
+        }
+        let (text, said) = symbolize();
+        assert!(text.contains("total") && text.contains("[split-dwarf]"), "{text}");
+        assert_eq!(said, "");
+        for file in ["first5.dwo", "second5.dwo"] {
+            let _ = std::fs::remove_file(dir.path().join(file));
+        }
+    }
+}
+
 /// MoonBit's source map lies beside its module and is found by the module's own word.
 #[test]
 fn a_source_map_beside_the_module_is_found() {

@@ -1,4 +1,5 @@
-//! The forms of `sandscope symbolize`: everything that is known, JSON, and what addr2line prints for its flags.
+//! The forms of `sandscope symbolize`: everything that is known, JSON, and what addr2line prints for its flags (LLVM's,
+//! which is the one that reads wasm).
 //! Each answer is flushed, so that a program can ask and read in turn.
 
 use std::io::Write;
@@ -93,7 +94,7 @@ impl<W: Write> Printer<W> {
             writeln!(self.out, "{address:#x}: ??")?;
         }
         for (depth, frame) in frames.iter().enumerate() {
-            let place = place(frame, false);
+            let place = place(frame, false, "?");
             let lead = if depth == 0 { format!("{address:#x}: ") } else { " (inlined by) ".to_owned() };
             writeln!(self.out, "{lead}{} at {place} [{}]", visible(&frame.function), frame.source)?;
         }
@@ -108,7 +109,7 @@ impl<W: Write> Printer<W> {
         if frames.is_empty() {
             let name = match (functions, pretty_print) {
                 (false, _) => "",
-                (true, true) => "?? ",
+                (true, true) => "?? at ",
                 (true, false) => "??\n",
             };
             return writeln!(self.out, "{name}??:0");
@@ -122,17 +123,17 @@ impl<W: Write> Printer<W> {
                 let name = frame.linkage.as_ref().filter(|_| !demangle).unwrap_or(&frame.function);
                 write!(self.out, "{}{}", visible(name), if pretty_print { " at " } else { "\n" })?;
             }
-            writeln!(self.out, "{}", place(frame, basenames))?;
+            writeln!(self.out, "{}", place(frame, basenames, "0"))?;
         }
         Ok(())
     }
 }
 
-/// `file:line`, with `?` for what is unknown.
-fn place(frame: &SourceFrame, without_folder: bool) -> String {
+/// `file:line`, with `??` and `no_line` for what is unknown.
+fn place(frame: &SourceFrame, without_folder: bool, no_line: &str) -> String {
     let Some(file) = &frame.file else { return "??:0".to_owned() };
     let file = if without_folder { file.rsplit(['/', '\\']).next().unwrap_or(file) } else { file };
-    let line = frame.line.map_or_else(|| "?".to_owned(), |line| line.to_string());
+    let line = frame.line.map_or_else(|| no_line.to_owned(), |line| line.to_string());
     format!("{}:{line}", visible(file))
 }
 
@@ -190,11 +191,11 @@ mod tests {
     fn flags_mean_what_they_mean_to_addr2line() {
         check("", "/lib/vec.rs:30\n??:0\n");
         check("f", "_ZN3vec4pushE\n/lib/vec.rs:30\n??\n??:0\n");
-        check("fCis", "vec::push\nvec.rs:30\nmain\nvec.rs:?\n??\n??:0\n");
+        check("fCis", "vec::push\nvec.rs:30\nmain\nvec.rs:0\n??\n??:0\n");
         check("a", "0x1f3a\n/lib/vec.rs:30\n0x7\n??:0\n");
         check(
             "afCip",
-            "0x1f3a: vec::push at /lib/vec.rs:30\n (inlined by) main at /lib/vec.rs:?\n0x7: ?? ??:0\n",
+            "0x1f3a: vec::push at /lib/vec.rs:30\n (inlined by) main at /lib/vec.rs:0\n0x7: ?? at ??:0\n",
         );
     }
 

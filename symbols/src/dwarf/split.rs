@@ -67,7 +67,7 @@ impl SplitFile {
         let read = if index.is_empty() {
             units_of_dwo(&sections, &mut units, notes)
         } else {
-            units_of_dwp(&index, &mut units)
+            units_of_dwp(&index, &mut units, notes)
         };
         if let Err(error) = read {
             notes.add(Note::Unreadable { what: WHAT, reason: error.to_string() });
@@ -202,7 +202,7 @@ fn id_in_root(
 }
 
 /// The slots of the index, each once: looking ids up one by one may take as many steps as there are slots.
-fn units_of_dwp(index: &[u8], units: &mut HashMap<u64, SplitPlace>) -> gimli::Result<()> {
+fn units_of_dwp(index: &[u8], units: &mut HashMap<u64, SplitPlace>, notes: &Notes) -> gimli::Result<()> {
     let input = Slice::new(index, LittleEndian);
     let parsed = DebugCuIndex::from(input).index()?;
     let slots = parsed.slot_count() as usize;
@@ -212,8 +212,12 @@ fn units_of_dwp(index: &[u8], units: &mut HashMap<u64, SplitPlace>) -> gimli::Re
     rows.skip(slots * 8)?;
     for _ in 0..slots {
         let (id, row) = (ids.read_u64()?, rows.read_u32()?);
-        if row == 0 || units.len() >= MAX_UNITS {
+        if row == 0 {
             continue;
+        }
+        if units.len() >= MAX_UNITS {
+            notes.add(Note::Limit { what: "units of one split file", limit: MAX_UNITS });
+            break;
         }
         let mut parts = Parts::default();
         for part in parsed.sections(row)? {

@@ -7,11 +7,10 @@ flags="--target=wasm32 -O1 -g -nostdlib -ffile-compilation-dir=. -fdebug-prefix-
 for version in 4 5; do
     for unit in first second; do
         clang++-19 $flags -gdwarf-$version -c $unit.cpp -o $unit.o
-        clang++-19 $flags -gdwarf-$version -gsplit-dwarf -c $unit.cpp -o $unit$version.split.o
-        mv $unit$version.split.dwo $unit$version.dwo
+        clang++-19 $flags -gdwarf-$version -gsplit-dwarf -c $unit.cpp -o $unit$version.o
     done
     wasm-ld-19 --no-entry first.o second.o -o whole$version.wasm
-    wasm-ld-19 --no-entry first$version.split.o second$version.split.o -o split$version.wasm
+    wasm-ld-19 --no-entry first$version.o second$version.o -o split$version.wasm
     llvm-dwp-19 first$version.dwo second$version.dwo -o both$version.dwp
     rm ./*.o
 done
