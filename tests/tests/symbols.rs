@@ -129,6 +129,42 @@ fn a_stripped_module_meets_its_debug_file_in_the_store() {
     }
 }
 
+/// A recording of a stripped guest has no lines of its own; `report` takes them from the store.
+#[test]
+fn a_recording_without_debug_info_is_named_from_the_store() {
+    let stripped = Stripped::new(&[]);
+    let data = sandscope_tests::guests().join("data/thumbnail.jpg");
+    std::fs::copy(data, stripped.dir.path().join("in.jpg")).unwrap();
+    let run = stripped.run(&[
+        "run",
+        "--hz",
+        "500",
+        "--record",
+        "r.mcap",
+        "--dir",
+        ".::/",
+        "--",
+        "stripped.wasm",
+        "/in.jpg",
+        "/out.jpg",
+        "320",
+        "20",
+    ]);
+    assert!(run.status.success(), "{}", stderr(&run));
+    let lined = || {
+        let report = stripped.run(&["report", "--json", "--top", "1000", "r.mcap"]);
+        let report: Value = serde_json::from_str(&stdout(&report)).unwrap();
+        let functions = report["functions"].as_array().unwrap();
+        let lined = functions.iter().filter(|function| !function["line"].is_null()).count();
+        (lined, functions.len())
+    };
+    assert_eq!(lined().0, 0);
+    let pushed = stripped.run(&["symbols", "push", guest("image").to_str().unwrap()]);
+    assert!(pushed.status.success(), "{}", stderr(&pushed));
+    let (lined, all) = lined();
+    assert!(lined * 2 > all && all > 5, "{lined} of {all} functions have a line");
+}
+
 /// Whether function bodies are zeroes, and there is debug info.
 fn symbols_without_code(file: &[u8]) -> bool {
     let mut bodies =
