@@ -27,8 +27,17 @@ pub struct SymbolFile {
 
 struct Symbols {
     module: CoreModule,
-    /// The module's own, then its debug file's; none if there is none.
-    dwarfs: Vec<Dwarf>,
+    /// The module's own; its debug file's if it has none itself.
+    dwarf: Dwarf,
+    /// Its debug file's, if it has some itself.
+    other: Option<Dwarf>,
+}
+
+impl Symbols {
+    /// All debug info, the best first.
+    fn dwarfs(&self) -> impl Iterator<Item = &Dwarf> {
+        std::iter::once(&self.dwarf).chain(&self.other)
+    }
 }
 
 impl std::fmt::Debug for SymbolFile {
@@ -78,9 +87,13 @@ impl SymbolFile {
                     let functions = Arc::clone(&module.functions);
                     Dwarf::new(sections, source, splits, functions, Arc::clone(&budget), Arc::clone(&notes))
                 };
-                let dwarfs =
-                    [own, separate].map(index).into_iter().filter(|dwarf| !dwarf.is_empty()).collect();
-                Symbols { module, dwarfs }
+                let (own, separate) = (index(own), index(separate));
+                let (dwarf, other) = if own.is_empty() {
+                    (separate, None)
+                } else {
+                    (own, Some(separate).filter(|dwarf| !dwarf.is_empty()))
+                };
+                Symbols { module, dwarf, other }
             })
             .collect();
         let mut out = Self { id: ModuleId::of(sources.module), modules, source_map: None, retained, notes };
@@ -107,13 +120,13 @@ impl SymbolFile {
 
     /// Whether lines can be known, from DWARF or a source map.
     pub fn has_lines(&self) -> bool {
-        self.source_map.is_some() || self.modules.iter().any(|symbols| !symbols.dwarfs.is_empty())
+        self.source_map.is_some() || self.modules.iter().any(|symbols| !symbols.dwarf.is_empty())
     }
 
     /// The files that the module names and that were not given.
     pub fn references(&self) -> References {
         let modules = || self.modules.iter().map(|symbols| &symbols.module);
-        let split = self.modules.iter().flat_map(|symbols| &symbols.dwarfs);
+        let split = self.modules.iter().flat_map(Symbols::dwarfs);
         References {
             source_map: modules()
                 .find_map(|module| module.source_map.clone())
@@ -134,7 +147,7 @@ impl SymbolFile {
         let found = self.module_at(offset).and_then(|(symbols, address)| {
             let (start, _) = symbols.module.functions.range(address)?;
             let find = |whole: bool| {
-                symbols.dwarfs.iter().find_map(|dwarf| {
+                symbols.dwarfs().find_map(|dwarf| {
                     let found = dwarf.find(address).filter(|found| found.has_scope() || !whole)?;
                     Some((dwarf, found))
                 })
