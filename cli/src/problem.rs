@@ -64,6 +64,9 @@ impl From<StoreError> for Problem {
                 "Is it the HTTP address of a collector? `sandscope collect` prints it."
             }
             StoreError::Disk { .. } => "Choose another directory with --to or --from.",
+            StoreError::Nameless { .. } => {
+                "Split debug info is found beside its module, or named with --debug."
+            }
             StoreError::TooLarge { .. }
             | StoreError::NotWasm { .. }
             | StoreError::Address { .. }

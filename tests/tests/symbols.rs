@@ -199,6 +199,13 @@ fn another_build_names_nothing() {
     assert!(stderr(&absent).contains("abcdef") && absent.status.code() == Some(2));
     let no_wasm = stripped.run(&["symbols", "push", "/etc/hostname", "--with-code"]);
     assert_eq!(no_wasm.status.code(), Some(2));
+    let split = samples().join("first5.dwo");
+    let nameless = stripped.run(&["symbols", "push", split.to_str().unwrap()]);
+    assert!(
+        nameless.status.code() == Some(2) && stderr(&nameless).contains("build id"),
+        "{}",
+        stderr(&nameless)
+    );
 }
 
 /// What a plain HTTP client gets.

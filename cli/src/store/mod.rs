@@ -50,6 +50,12 @@ pub enum StoreError {
         /// File or URL.
         place: String,
     },
+    /// Nobody could ask for it: split files, for example, are found beside their module.
+    #[error("find an id in {place}: it has neither a build id nor code")]
+    Nameless {
+        /// File or URL.
+        place: String,
+    },
     /// The address is none of ours.
     #[error("understand the address {url}: only http:// and a host are known")]
     Address {
@@ -110,7 +116,7 @@ impl Store {
     /// Stores a file under its ids.
     ///
     /// # Errors
-    /// A file that is no wasm or too large, or a store that did not take it.
+    /// A file that is no wasm, too large or without an id, or a store that did not take it.
     pub fn push(&self, place: &str, bytes: &[u8]) -> Result<FileIds, StoreError> {
         let place = || place.to_owned();
         if !bytes.starts_with(b"\0asm") {
@@ -120,6 +126,9 @@ impl Store {
             return Err(StoreError::TooLarge { place: place(), size: bytes.len() as u64 });
         }
         let ids = FileIds::of(bytes);
+        if !ids.has_build_id && ids.code.is_none() {
+            return Err(StoreError::Nameless { place: place() });
+        }
         match self {
             Self::Directory(directory) => directory.push(&ids, bytes)?,
             Self::Remote(remote) => remote.push(&ids, bytes)?,
