@@ -47,8 +47,12 @@ pub enum Command {
     #[command(after_help = "Example:\n  sandscope diff before.mcap after.mcap --fail-on 'cpu>5%'")]
     Diff(DiffArgs),
     /// Offsets of a module to functions, files and lines.
-    #[command(after_help = "Example:\n  sandscope symbolize -m guest.wasm 0x1f3a 0x2042")]
+    #[command(after_help = "Examples:\n  sandscope symbolize -m guest.wasm 0x1f3a 0x2042\n  \
+                            sandscope symbolize -e guest.wasm -f -C -i < addresses")]
     Symbolize(SymbolizeArgs),
+    /// Debug info by build id: keep it, list it, get it back.
+    #[command(after_help = "Example:\n  sandscope symbols push guest.debug.wasm --to http://127.0.0.1:4321")]
+    Symbols(SymbolsArgs),
     /// Regions, hosts, guests, load, a collector and the terminal UI, all on this machine.
     #[command(after_help = "Example:\n  sandscope demo --regions 3")]
     Demo(DemoArgs),
@@ -180,6 +184,9 @@ pub struct CollectArgs {
     /// Address for queries.
     #[arg(long, default_value = "127.0.0.1:4320")]
     pub query_listen: SocketAddr,
+    /// Address for HTTP (debug info by build id), of this machine only.
+    #[arg(long, default_value = "127.0.0.1:4321", value_parser = loopback)]
+    pub http_listen: SocketAddr,
 }
 
 #[derive(Debug, Args)]
@@ -207,6 +214,8 @@ pub struct ReportArgs {
     pub top: usize,
 }
 
+/// Without -f, -C, -i, -a, -p and -s: everything that is known, inlined calls and where each name comes from
+/// included. With any of them: what addr2line prints for them.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     /// A recording.
@@ -269,13 +278,92 @@ pub struct DiffArgs {
 #[derive(Debug, Args)]
 pub struct SymbolizeArgs {
     /// The module or component.
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, short_alias = 'e', alias = "exe", value_name = "FILE")]
     pub module: PathBuf,
+    /// More files about it: its debug file, .dwo or .dwp files, its source map. By default those beside it that it
+    /// names, then its debug file in the local store.
+    #[arg(long, value_name = "FILE")]
+    pub debug: Vec<PathBuf>,
     /// JSON for scripts instead of text.
     #[arg(long)]
     pub json: bool,
+    /// Addresses count from the content of the Code section, as llvm-symbolizer has them.
+    #[arg(long)]
+    pub section_relative: bool,
+    #[command(flatten)]
+    pub style: AddrStyle,
     /// Whole-file byte offsets, decimal or 0x-hexadecimal; from stdin, one a line, if none is given.
     pub addresses: Vec<String>,
+}
+
+/// What addr2line is told to print.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct AddrStyle {
+    /// As addr2line: function names.
+    #[arg(short, long)]
+    pub functions: bool,
+    /// As addr2line: names as people wrote them, not as linkers see them.
+    #[arg(short = 'C', long)]
+    pub demangle: bool,
+    /// As addr2line: the calls that inlined code was called by.
+    #[arg(short, long, alias = "inlining")]
+    pub inlines: bool,
+    /// As addr2line: the address before each answer.
+    #[arg(short, long = "show-addresses", alias = "addresses")]
+    pub addresses_too: bool,
+    /// As addr2line: a line for each frame.
+    #[arg(short, long)]
+    pub pretty_print: bool,
+    /// As addr2line: files without their folders.
+    #[arg(short = 's', long)]
+    pub basenames: bool,
+}
+
+impl AddrStyle {
+    /// Whether anything was asked for.
+    pub fn is_any(self) -> bool {
+        let Self { functions, demangle, inlines, addresses_too, pretty_print, basenames } = self;
+        functions || demangle || inlines || addresses_too || pretty_print || basenames
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct SymbolsArgs {
+    #[command(subcommand)]
+    pub command: SymbolsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SymbolsCommand {
+    /// Keep debug info of modules under their ids; the last file of an id counts. Code and data are left out.
+    Push {
+        /// Modules or debug files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// A directory or a collector's HTTP address; by default sandscope/symbols in XDG_DATA_HOME or ~/.local/share.
+        #[arg(long, value_name = "DIR|URL")]
+        to: Option<String>,
+        /// Keep code and data too.
+        #[arg(long)]
+        with_code: bool,
+    },
+    /// What is kept: id and size in bytes.
+    List {
+        /// A directory or a collector's HTTP address.
+        #[arg(long, value_name = "DIR|URL")]
+        from: Option<String>,
+    },
+    /// Get debug info back.
+    Fetch {
+        /// A build id, or another id that `list` or `report` prints.
+        id: String,
+        /// Where to write it; by default the first 12 digits of the id and `.wasm`.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// A directory or a collector's HTTP address.
+        #[arg(long, value_name = "DIR|URL")]
+        from: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -319,6 +407,17 @@ fn default_cache() -> Option<&'static str> {
         cache.join("sandscope/modules").into_os_string().into_string().ok()
     });
     DEFAULT.as_deref()
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr =
+        text.parse().map_err(|_| format!("{text:?} is no address, such as 127.0.0.1:4321"))?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("whoever can reach it may change debug info: it has to be of this machine, such as 127.0.0.1"
+            .into())
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -7,8 +7,10 @@ mod demo;
 mod diff;
 mod explain;
 mod export;
+mod lookup;
 mod problem;
 mod report;
+mod store;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Export(args) => commands::export::export(&args),
         Command::Diff(args) => commands::diff::diff(&args),
         Command::Symbolize(args) => commands::symbolize::symbolize(&args),
+        Command::Symbols(args) => commands::symbols::symbols(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::DemoHost(args) => demo::host::host(args),
     };

@@ -6,6 +6,8 @@ use std::io::Write;
 use sandscope_host::runner::RunError;
 use sandscope_model::text::visible;
 
+use crate::store::StoreError;
+
 /// A failure of a command.
 #[derive(Debug)]
 pub struct Problem {
@@ -51,6 +53,26 @@ impl From<RunError> for Problem {
         let code =
             if matches!(error, RunError::Engine(_) | RunError::Thread(_)) { crate::INTERNAL } else { 2 };
         Self { what: error.to_string(), next: error.hint(), code }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        let next = match &error {
+            StoreError::OtherId { .. } => "Push the debug file of this very build.",
+            StoreError::Connection { .. } => {
+                "Is it the HTTP address of a collector? `sandscope collect` prints it."
+            }
+            StoreError::Disk { .. } => "Choose another directory with --to or --from.",
+            StoreError::Nameless { .. } => {
+                "Split debug info is found beside its module, or named with --debug."
+            }
+            StoreError::TooLarge { .. }
+            | StoreError::NotWasm { .. }
+            | StoreError::Address { .. }
+            | StoreError::Refused { .. } => return Self::usage(chain(&error)),
+        };
+        Self::usage(chain(&error)).next(next)
     }
 }
 

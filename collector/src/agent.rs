@@ -92,6 +92,16 @@ impl DebugInfo {
         tokio::time::timeout(FETCH, arrival).await.ok().flatten()
     }
 
+    /// Ids of what is held, sorted, with sizes in bytes before compression.
+    pub(crate) fn list(&self) -> Vec<(ModuleId, u64)> {
+        self.lock().store.list()
+    }
+
+    /// Takes debug info that was checked, in one zstd frame and its size after decompression.
+    pub(crate) fn push(self: &Arc<Self>, id: ModuleId, data: Bytes, size: u64) {
+        self.handle(Input::Pushed { id, data, size });
+    }
+
     /// Takes a host in, if there is room: its id, and what is told when it is cut off.
     fn join(&self, outbox: Outbox) -> Option<(HostId, Arc<Notify>)> {
         let mut inner = self.lock();

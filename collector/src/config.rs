@@ -12,6 +12,8 @@ pub struct Config {
     pub otlp: SocketAddr,
     /// The query service. Port 0 takes a free one.
     pub query: SocketAddr,
+    /// Debug info over HTTP. Port 0 takes a free one.
+    pub http: SocketAddr,
     /// Bounds of everything that is held.
     pub limits: Limits,
 }
@@ -19,7 +21,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Self { otlp: local(4317), query: local(4320), limits: Limits::default() }
+        Self { otlp: local(4317), query: local(4320), http: local(4321), limits: Limits::default() }
     }
 }
 
@@ -76,6 +78,14 @@ pub enum BindError {
     /// The address for queries is taken, or not ours.
     #[error("listen for queries on {addr}")]
     Query {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The address for HTTP is taken, or not ours.
+    #[error("listen for HTTP on {addr}")]
+    Http {
         /// The address.
         addr: SocketAddr,
         /// What the system said.

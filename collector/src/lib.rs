@@ -3,6 +3,7 @@
 //! ```text
 //! hosts --OTLP--> intake --Batch--> state (one task owns Live) <--questions-- query <-- terminal UI
 //!       --Agent--> agent --pieces--> debug (store by module id) <--DebugInfo----'
+//! sandscope symbols push ----HTTP----^        \------------HTTP-------------------> symbols fetch, debuginfod clients
 //! ```
 //! `live` and `debug::store` are cores: no I/O, no clock, no task. What stands between intake and state is a
 //! `Batch` with its time of arrival, so a durable log can take its place there. Nothing here prints: the
@@ -12,13 +13,14 @@
 //! complete again as soon as the hosts have sent once, because they send cumulative values.
 //!
 //! # Security
-//! Nobody is authenticated: both listeners belong on localhost or a trusted network. What a sender says of its
+//! Nobody is authenticated: all listeners belong on localhost or a trusted network. What a sender says of its
 //! region, service and workload is taken at its word.
 
 mod account;
 mod agent;
 mod config;
 mod debug;
+mod http;
 mod intake;
 mod live;
 mod query;

@@ -40,19 +40,21 @@ pub struct Collector {
     config: Config,
     otlp: (TcpListener, SocketAddr),
     query: (TcpListener, SocketAddr),
+    http: (TcpListener, SocketAddr),
     account: Arc<Account>,
 }
 
 impl Collector {
-    /// Takes both addresses. Connections wait from now on and are served by [`Self::run`].
+    /// Takes all addresses. Connections wait from now on and are served by [`Self::run`].
     ///
     /// # Errors
     /// An address that is taken, or not of this machine.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
-        let (otlp, query) = (config.otlp, config.query);
+        let (otlp, query, http) = (config.otlp, config.query, config.http);
         let otlp = listen(otlp).await.map_err(|source| BindError::Otlp { addr: otlp, source })?;
         let query = listen(query).await.map_err(|source| BindError::Query { addr: query, source })?;
-        Ok(Self { config, otlp, query, account: Arc::default() })
+        let http = listen(http).await.map_err(|source| BindError::Http { addr: http, source })?;
+        Ok(Self { config, otlp, query, http, account: Arc::default() })
     }
 
     /// Where OTLP and agents are taken in.
@@ -65,6 +67,11 @@ impl Collector {
         self.query.1
     }
 
+    /// Where debug info is served over HTTP.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http.1
+    }
+
     /// The collector's counters, to be read while it runs and after.
     pub fn account(&self) -> Arc<Account> {
         self.account.clone()
@@ -75,7 +82,7 @@ impl Collector {
     /// # Errors
     /// A server that failed before.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { config, otlp, query, account } = self;
+        let Self { config, otlp, query, http, account } = self;
         let limits = config.limits;
         let (stopping, stop) = watch::channel(false);
         let debug = Arc::new(DebugInfo::new(limits.debug_info_bytes, limits.agents, account.clone()));
@@ -84,6 +91,7 @@ impl Collector {
         let mut tasks = JoinSet::new();
         tasks.spawn(task);
         tasks.spawn(debug.clone().watch_over());
+        tasks.spawn(crate::http::serve(http.0, debug.clone(), stop.clone()));
 
         let intake = Intake::new(state.clone(), account.clone());
         let agent = AgentService { debug: debug.clone(), stop: stop.clone() };

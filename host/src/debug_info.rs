@@ -1,45 +1,7 @@
-//! What of a module's file may leave the process: names and debug info, at their places, without code and
-//! data.
-//!
-//! Code bodies and data are zeroed in place instead of cut out, so every offset stays true and any reader
-//! of wasm modules can read the result; zeroes compress to nothing.
-//!
-//! # Security
-//! Function bodies, data segments and unknown custom sections (which may hold anything) do not leave.
+//! A module's debug info on its way out of the process. What of a file may leave is decided in
+//! [`sandscope_recording::scrub`].
 
-use wasmparser::{Parser, Payload};
-
-/// Custom sections that symbolizers read.
-fn is_kept(name: &str) -> bool {
-    matches!(name, "name" | "producers" | "build_id" | "external_debug_info" | "sourceMappingURL" | "version")
-        || name == "component-name"
-        || name.starts_with(".debug_")
-}
-
-/// The file with code bodies, data and unknown custom sections zeroed: same length, same layout.
-/// `None` if the bytes are no well-formed module or component.
-pub(crate) fn scrub(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut out = bytes.to_vec();
-    for payload in Parser::new(0).parse_all(bytes) {
-        let range = match payload.ok()? {
-            Payload::CodeSectionEntry(body) => body.range(),
-            // The count stays: parsers compare it with the data count section.
-            Payload::DataSection(data) => {
-                let end = data.range().end;
-                match data.into_iter_with_offsets().next() {
-                    Some(first) => first.ok()?.0..end,
-                    None => continue,
-                }
-            }
-            Payload::CustomSection(custom) if !is_kept(custom.name()) => {
-                custom.data_offset()..custom.range().end
-            }
-            _ => continue,
-        };
-        out.get_mut(range)?.fill(0);
-    }
-    Some(out)
-}
+use sandscope_recording::scrub;
 
 /// [`scrub`], then zstd.
 pub(crate) fn compress(bytes: &[u8]) -> Option<Compressed> {
@@ -60,6 +22,7 @@ pub(crate) struct Compressed {
 
 #[cfg(test)]
 mod tests {
+    use sandscope_model::FileIds;
     use sandscope_symbols::SymbolFile;
 
     use super::*;
@@ -76,7 +39,9 @@ mod tests {
         );
         let bytes = wat::parse_str(wat).unwrap();
         let scrubbed = scrub(&bytes).unwrap();
-        assert_eq!(scrubbed.len(), bytes.len());
+        assert!(scrubbed.starts_with(&bytes[..8]) && scrubbed.len() > bytes.len());
+        assert_eq!(FileIds::of(&scrubbed), FileIds::of(&bytes));
+        assert_eq!(scrub(&scrubbed).unwrap(), scrubbed, "once is enough");
         let holds = |hay: &[u8], needle: &str| hay.windows(needle.len()).any(|w| w == needle.as_bytes());
         assert!(holds(&bytes, SECRET) && !holds(&scrubbed, SECRET));
         assert!(holds(&bytes, "token=abc") && !holds(&scrubbed, "token=abc"));

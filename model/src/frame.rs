@@ -1,5 +1,6 @@
 //! A frame as a person reads it, and where its name came from.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Where a function's name was found, best first.
@@ -89,13 +90,22 @@ impl SourceFrame {
     }
 }
 
-/// A function's name without what people skip: type arguments, and the hash of Rust's legacy mangling.
+/// A function's name without what people skip: type arguments, and the hashes that Rust's manglings add to a name
+/// (`::h0123…`) and to a crate (`[0123…]`), and the tags of C++ (`[abi:…]`).
 ///
 /// `alloc::vec::Vec<T,A>::push` becomes `alloc::vec::Vec::push`; operators of C++ stay whole.
-pub fn short_name(function: &str) -> String {
+pub fn short_name(function: &str) -> Cow<'_, str> {
+    if !function.contains(['<', '[']) {
+        return Cow::Borrowed(without_hash(function));
+    }
+    let function = without_hash(function);
     let mut out = String::with_capacity(function.len());
     let mut depth = 0usize;
+    let mut skip_to = 0;
     for (at, c) in function.char_indices() {
+        if at < skip_to {
+            continue;
+        }
         let starts_impl = c == '<' && (at == 0 || function[..at].ends_with([' ', '(', '&', '<']));
         match c {
             '<' if function[..at].ends_with("operator") || function[..at].ends_with("operator<") => {
@@ -109,11 +119,32 @@ pub fn short_name(function: &str) -> String {
                 }
             }
             '>' if depth > 0 && !function[..at].ends_with('-') => depth -= 1,
+            '[' if depth == 0 => match bracketed_tag(&function[at..]) {
+                Some(len) => skip_to = at + len,
+                None => out.push(c),
+            },
             _ if depth == 0 => out.push(c),
             _ => {}
         }
     }
-    out
+    Cow::Owned(out)
+}
+
+/// Without `::h` and 16 hex digits at the end.
+fn without_hash(function: &str) -> &str {
+    match function.rsplit_once("::h") {
+        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => path,
+        _ => function,
+    }
+}
+
+/// Length of a crate's hash or a tag of C++ in brackets, if the text starts with one. Arrays and slices hold no hex of
+/// this length.
+fn bracketed_tag(text: &str) -> Option<usize> {
+    let end = text.find(']')?;
+    let tag = text.get(1..end)?;
+    let is_hash = (8..=16).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_hexdigit());
+    (is_hash || tag.starts_with("abi:")).then_some(end + 1)
 }
 
 #[cfg(test)]
@@ -130,6 +161,13 @@ mod tests {
             ("a::operator<(b)", "a::operator<(b)"),
             ("a::operator<<(b)", "a::operator<<(b)"),
             ("<image::Rgb<u8> as core::fmt::Debug>::fmt", "<image::Rgb as core::fmt::Debug>::fmt"),
+            ("core[846817f741e54dfd]::slice::index", "core::slice::index"),
+            ("std::__2::min[abi:nn190107]<int>(int const&)", "std::__2::min(int const&)"),
+            ("core::fmt::write::h0123456789abcdef", "core::fmt::write"),
+            ("<[u8] as core::fmt::Debug>::fmt", "<[u8] as core::fmt::Debug>::fmt"),
+            ("~lib/array/Array<i32>#push", "~lib/array/Array#push"),
+            ("start:assembly/index~anonymous|0", "start:assembly/index~anonymous|0"),
+            ("@sandscope/gc.Cache::put", "@sandscope/gc.Cache::put"),
         ] {
             assert_eq!(short_name(full), short, "{full}");
         }

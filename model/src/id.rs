@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::file_ids::origin;
+
 /// Identity of a module or component: what its debug info is found by.
 ///
 /// The bytes of the `build_id` custom section in lower-case hex if there is one (tool-conventions,
 /// "Build ID"), else `sha256:` and 40 hex digits of the hash of the file as its author shipped it,
-/// before any rewriting. A module that arrived precompiled without its sidecar is `text:<hash>`.
+/// before any rewriting. A module that arrived precompiled without its sidecar is `text:<hash>`. A copy with its
+/// code blanked says itself which file it was, see [`crate::file_ids::ORIGIN_SECTION`].
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModuleId(Arc<str>);
 
@@ -19,10 +22,11 @@ impl ModuleId {
 
     /// The id of a core module or component from its bytes. Bytes that are no wasm get a hash too.
     pub fn of(bytes: &[u8]) -> Self {
-        match build_id(bytes) {
-            Some(id) if !id.is_empty() && id.len() <= 64 => Self(hex(id).into()),
-            _ => Self(format!("sha256:{}", &hex(&Sha256::digest(bytes))[..40]).into()),
+        if let Some(id) = build_id(bytes) {
+            return Self(hex(id).into());
         }
+        origin(bytes, "sha256:")
+            .unwrap_or_else(|| Self(format!("sha256:{}", &hex(&Sha256::digest(bytes))[..40]).into()))
     }
 
     /// The id of a precompiled artifact whose original bytes are unknown.
@@ -87,7 +91,7 @@ impl fmt::Display for WorkloadId {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
         let _ = write!(out, "{byte:02x}");
@@ -95,23 +99,48 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The payload of the top-level `build_id` section. Modules and components frame sections alike.
-fn build_id(bytes: &[u8]) -> Option<&[u8]> {
-    let mut rest = bytes.strip_prefix(b"\0asm")?.get(4..)?;
-    while let Some((&section, after)) = rest.split_first() {
-        let (len, after) = leb(after)?;
-        let payload = after.get(..len)?;
-        rest = &after[len..];
-        if section != 0 {
-            continue;
-        }
-        let (name_len, name_on) = leb(payload)?;
-        if name_on.get(..name_len)? == b"build_id" {
-            let (id_len, id) = leb(&name_on[name_len..])?;
-            return id.get(..id_len);
-        }
+/// The payload of the top-level `build_id` section, if it has a length that ids have.
+pub(crate) fn build_id(bytes: &[u8]) -> Option<&[u8]> {
+    let section = Sections::of(bytes)?.find_map(|section| section.custom("build_id"))?;
+    let (len, id) = leb(section)?;
+    id.get(..len).filter(|id| !id.is_empty() && id.len() <= 64)
+}
+
+/// The top-level sections of a file, up to the first broken one. Modules and components frame them alike.
+pub(crate) struct Sections<'a>(&'a [u8]);
+
+/// One of them.
+pub(crate) struct Section<'a> {
+    pub id: u8,
+    pub payload: &'a [u8],
+}
+
+impl<'a> Sections<'a> {
+    /// `None` if there is no preamble.
+    pub fn of(bytes: &'a [u8]) -> Option<Self> {
+        bytes.strip_prefix(b"\0asm")?.get(4..).map(Self)
     }
-    None
+}
+
+impl<'a> Iterator for Sections<'a> {
+    type Item = Section<'a>;
+
+    fn next(&mut self) -> Option<Section<'a>> {
+        let (&id, after) = self.0.split_first()?;
+        let (len, after) = leb(after)?;
+        let (payload, rest) = after.split_at_checked(len)?;
+        self.0 = rest;
+        Some(Section { id, payload })
+    }
+}
+
+impl<'a> Section<'a> {
+    /// The content, if it is the custom section of this name.
+    pub fn custom(&self, name: &str) -> Option<&'a [u8]> {
+        let (len, rest) = leb(self.payload)?;
+        let (own, content) = rest.split_at_checked(len)?;
+        (self.id == 0 && own == name.as_bytes()).then_some(content)
+    }
 }
 
 fn leb(bytes: &[u8]) -> Option<(usize, &[u8])> {
@@ -119,7 +148,7 @@ fn leb(bytes: &[u8]) -> Option<(usize, &[u8])> {
     for (i, byte) in bytes.iter().take(5).enumerate() {
         value |= usize::from(byte & 0x7f) << (7 * i);
         if byte & 0x80 == 0 {
-            return Some((value, &bytes[i + 1..]));
+            return Some((value, bytes.get(i + 1..)?));
         }
     }
     None

@@ -3,6 +3,7 @@
 //! no wire format lives here.
 
 pub mod compare;
+pub mod file_ids;
 pub mod flame;
 pub mod frame;
 pub mod histogram;
@@ -11,6 +12,7 @@ pub mod profile;
 pub mod text;
 pub mod units;
 
+pub use file_ids::FileIds;
 pub use flame::{FlameNode, FlameTree};
 pub use frame::{NameSource, SourceFrame};
 pub use histogram::{AtomicHistogram, ExpHistogram};

@@ -29,6 +29,7 @@
 //! the file until it is finished: 20 MB for a day of one flush a second.
 
 mod channel;
+mod debug_info;
 mod error;
 pub mod export;
 mod fields;
@@ -40,6 +41,7 @@ mod samples;
 mod scan;
 mod writer;
 
+pub use debug_info::scrub;
 pub use error::{DebugInfoError, OpenError, WhatItIs, WriteError};
 pub use fold::{ModuleInfo, RecordedProfile};
 pub use head::{FORMAT_VERSION, Head};

@@ -1,10 +1,11 @@
-//! Linker names as people wrote them: Rust's two manglings and the Itanium one of C++. Where names come from is
-//! decided elsewhere.
+//! Linker names as people wrote them: Rust's two manglings, the Itanium one of C++, and MoonBit's. Where names come
+//! from is decided elsewhere.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::limits::{MAX_DEMANGLED, MAX_NAME};
+use crate::moonbit;
 
 /// Nesting of one mangled C++ name, small enough for the stack of any thread.
 const MAX_CPP_DEPTH: u32 = 96;
@@ -32,7 +33,7 @@ pub(crate) fn try_demangle(name: &str) -> Option<String> {
         let mut out = Bounded::default();
         return symbol.structured_demangle(&mut out, &options).ok().map(|()| out.text);
     }
-    None
+    moonbit::demangle(name)
 }
 
 /// Drops `::h0123456789abcdef`: linkers write name sections already demangled, but with the hash.
@@ -73,6 +74,8 @@ mod tests {
                 "_ZNSt6vectorIiSaIiEE9push_backERKi",
                 "std::vector<int, std::allocator<int> >::push_back(int const&)",
             ),
+            ("_M0FP29sandscope2gc3run", "@sandscope/gc.run"),
+            ("~lib/rt/itcms/__new", "~lib/rt/itcms/__new"),
             ("main", "main"),
             ("i", "i"),
             ("core::fmt::write::h0123456789abcdef", "core::fmt::write"),

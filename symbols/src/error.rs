@@ -60,6 +60,36 @@ pub enum Note {
         /// The parser's words.
         reason: String,
     },
+    /// A separate debug file, or a source map, of another build than the module; nothing of it is used.
+    OtherBuild {
+        /// What was given.
+        what: &'static str,
+        /// What the module asks for, an id for example.
+        wanted: String,
+        /// What the file is.
+        found: String,
+    },
+    /// A separate file that could not be read.
+    Unreadable {
+        /// What was given.
+        what: &'static str,
+        /// The parser's words.
+        reason: String,
+    },
+    /// Debug info of some units is in separate files that were not given.
+    Split {
+        /// How many units.
+        units: usize,
+        /// Name of the first file.
+        name: String,
+        /// The id that the file must have.
+        id: u64,
+    },
+    /// The module says that its debug info is elsewhere. Nothing is fetched from there.
+    External {
+        /// The module's words.
+        url: String,
+    },
     /// The indices of this file take all the memory that it gets; what was not read by then is not used.
     Memory,
     /// More of something than is believed.
@@ -88,10 +118,30 @@ impl fmt::Display for Note {
                     "the {part} at {offset:#x} is unreadable ({reason}); it and others like it were ignored"
                 )
             }
+            Self::OtherBuild { what, wanted, found } => {
+                write!(
+                    f,
+                    "the {what} is of another build and not used: {} is wanted, this is {}",
+                    cut(wanted),
+                    cut(found)
+                )
+            }
+            Self::Unreadable { what, reason } => write!(f, "the {what} is unreadable ({})", cut(reason)),
+            Self::Split { units, name, id } => write!(
+                f,
+                "the debug info of {units} units is in other files, such as {} with the id {id:016x}",
+                cut(name)
+            ),
+            Self::External { url } => write!(f, "the module says that its debug info is at {}", cut(url)),
             Self::Memory => f.write_str("the debug info is too large; a part of it is not used"),
             Self::Limit { what, limit } => write!(f, "only {limit} {what} are used, the rest was cut"),
         }
     }
+}
+
+/// A name from the file, short enough for a line.
+fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(120)).unwrap_or(text)
 }
 
 /// Notes of one file. They also arise on lookups, when a part of the debug info is first read.

@@ -6,10 +6,13 @@ use std::sync::{Arc, OnceLock};
 
 use sandscope_model::{ModuleId, NameSource, SourceFrame};
 
-use crate::dwarf::{Budget, Dwarf, Found, FunctionName, Position, Step};
+use crate::demangle::demangle;
+use crate::dwarf::{Budget, Dwarf, Found, FunctionName, Position, SplitFile, Step};
 use crate::error::{Note, Notes, SymbolError};
 use crate::layout::{self, CoreModule};
 use crate::limits::max_retained;
+use crate::source_map::{Mapped, SourceMap};
+use crate::sources::{References, Sources, debug_modules};
 use crate::variables::Statics;
 
 /// The symbols of one module or component. Holds copies of its debug sections and no code or data; parts of the
@@ -18,6 +21,7 @@ pub struct SymbolFile {
     id: ModuleId,
     /// By ascending offset of their code.
     modules: Vec<Symbols>,
+    source_map: Option<SourceMap>,
     retained: usize,
     notes: Arc<Notes>,
 }
@@ -25,9 +29,19 @@ pub struct SymbolFile {
 /// What is known of one core module.
 pub(crate) struct Symbols {
     pub module: CoreModule,
+    /// The module's own; its debug file's if it has none itself.
     pub dwarf: Dwarf,
+    /// Its debug file's, if it has some itself.
+    other: Option<Dwarf>,
     /// Made on first use.
     pub statics: OnceLock<Statics>,
+}
+
+impl Symbols {
+    /// All debug info, the best first.
+    fn dwarfs(&self) -> impl Iterator<Item = &Dwarf> {
+        std::iter::once(&self.dwarf).chain(&self.other)
+    }
 }
 
 impl std::fmt::Debug for SymbolFile {
@@ -43,25 +57,90 @@ impl SymbolFile {
     /// # Errors
     /// Only for bytes that do not even start as WebAssembly, or are 4 GiB and more.
     pub fn parse(bytes: &[u8]) -> Result<Self, SymbolError> {
-        let notes = Arc::new(Notes::default());
-        let modules = layout::read(bytes, &notes)?;
-        let budget = Arc::new(Budget::new(max_retained(bytes.len())));
-        let mut retained = 0;
-        let modules = modules
-            .into_iter()
-            .map(|mut module| {
-                let sections = std::mem::take(&mut module.sections);
-                retained += sections.size() + module.size();
-                let functions = Arc::clone(&module.functions);
-                let dwarf = Dwarf::new(sections, functions, Arc::clone(&budget), Arc::clone(&notes));
-                Symbols { module, dwarf, statics: OnceLock::new() }
-            })
-            .collect();
-        Ok(Self { id: ModuleId::of(bytes), modules, retained, notes })
+        Self::parse_with(&Sources::new(bytes))
     }
 
-    /// The id that [`ModuleId::of`] has for the bytes given. A module whose code was blanked keeps its id only if
-    /// it has a `build_id` section: what it is filed under is then for its sender to say.
+    /// [`SymbolFile::parse`], with what other files say of the module. For each place, the best of these answers:
+    /// the module's DWARF, with its split units; that of the debug file; and for what neither knows, lines of the
+    /// source map and names of the debug file, the module's `name` section and its exports.
+    ///
+    /// # Errors
+    /// Those of [`SymbolFile::parse`], for the module alone: other files that cannot be used are a note.
+    pub fn parse_with(sources: &Sources<'_>) -> Result<Self, SymbolError> {
+        let notes = Arc::new(Notes::default());
+        let mut modules = layout::read(sources.module, &notes)?;
+        modules.retain(|module| !module.functions.is_empty());
+        let others = sources.split.iter().chain(&sources.debug_file).chain(&sources.source_map);
+        let all = others.fold(sources.module.len(), |sum, file| sum.saturating_add(file.len()));
+        let budget = Arc::new(Budget::new(max_retained(all)));
+        let splits: Arc<[SplitFile]> =
+            sources.split.iter().filter_map(|bytes| SplitFile::read(bytes, &notes)).collect();
+        let mut retained: usize = splits.iter().map(SplitFile::size).sum();
+        let mut debug = debug_modules(sources, &modules, &notes);
+        debug.resize_with(modules.len(), CoreModule::default);
+        let modules: Vec<Symbols> = modules
+            .into_iter()
+            .zip(debug)
+            .map(|(mut module, mut debug)| {
+                module.names.add_debug_file(&debug.names);
+                let own = (std::mem::take(&mut module.sections), NameSource::Dwarf, Arc::clone(&splits));
+                let separate =
+                    (std::mem::take(&mut debug.sections), NameSource::DebugFile, Arc::clone(&splits));
+                retained += own.0.size() + separate.0.size() + module.size();
+                let index = |(sections, source, splits)| {
+                    let functions = Arc::clone(&module.functions);
+                    Dwarf::new(sections, source, splits, functions, Arc::clone(&budget), Arc::clone(&notes))
+                };
+                let (own, separate) = (index(own), index(separate));
+                let (dwarf, other) = if own.is_empty() {
+                    (separate, None)
+                } else {
+                    (own, Some(separate).filter(|dwarf| !dwarf.is_empty()))
+                };
+                Symbols { module, dwarf, other, statics: OnceLock::new() }
+            })
+            .collect();
+        let mut out = Self { id: ModuleId::of(sources.module), modules, source_map: None, retained, notes };
+        if let Some(map) = sources.source_map {
+            out.add_source_map(map, &budget);
+        }
+        for url in out.modules.iter().filter_map(|symbols| symbols.module.external.clone()) {
+            out.notes.add(Note::External { url });
+        }
+        Ok(out)
+    }
+
+    /// Takes a source map, unless most of it points outside of the code.
+    fn add_source_map(&mut self, bytes: &[u8], budget: &Budget) {
+        let Some(map) = SourceMap::parse(bytes, budget, &self.notes) else { return };
+        let (all, fitting) = map.fit(|offset| self.module_at(offset).is_some());
+        if fitting * 2 < all {
+            let (wanted, found) = ("offsets in its code".to_owned(), format!("{fitting} of {all} are"));
+            return self.notes.add(Note::OtherBuild { what: "source map", wanted, found });
+        }
+        self.retained += map.size();
+        self.source_map = Some(map);
+    }
+
+    /// Whether lines can be known, from DWARF or a source map.
+    pub fn has_lines(&self) -> bool {
+        self.source_map.is_some() || self.modules.iter().any(|symbols| !symbols.dwarf.is_empty())
+    }
+
+    /// The files that the module names and that were not given.
+    pub fn references(&self) -> References {
+        let modules = || self.modules.iter().map(|symbols| &symbols.module);
+        let split = self.modules.iter().flat_map(Symbols::dwarfs);
+        References {
+            source_map: modules()
+                .find_map(|module| module.source_map.clone())
+                .filter(|_| self.source_map.is_none()),
+            external: modules().find_map(|module| module.external.clone()),
+            split: split.flat_map(Dwarf::missing).cloned().collect(),
+        }
+    }
+
+    /// The id that [`ModuleId::of`] has for the module's bytes.
     pub fn id(&self) -> &ModuleId {
         &self.id
     }
@@ -70,8 +149,17 @@ impl SymbolFile {
     /// call, not the one after it. Empty only outside of all functions.
     pub fn lookup(&self, offset: u64) -> Lookup<'_> {
         let found = self.module_at(offset).and_then(|(symbols, address)| {
-            symbols.module.functions.find(address)?;
-            Some((symbols, symbols.module.function_index(address), symbols.dwarf.find(address)))
+            let (start, _) = symbols.module.functions.range(address)?;
+            let find = |whole: bool| {
+                symbols.dwarfs().find_map(|dwarf| {
+                    let found = dwarf.find(address).filter(|found| found.has_scope() || !whole)?;
+                    Some((dwarf, found))
+                })
+            };
+            let dwarf = find(true).or_else(|| find(false));
+            let map = self.source_map.as_ref().filter(|_| dwarf.is_none());
+            let mapped = map.and_then(|map| map.find(offset, symbols.module.code_start + u64::from(start)));
+            Some(Place { symbols, index: symbols.module.function_index(address), dwarf, mapped })
         });
         Lookup { found }
     }
@@ -119,7 +207,17 @@ impl SymbolFile {
 /// What is known of one offset; see [`SymbolFile::lookup`].
 #[derive(Clone, Copy)]
 pub struct Lookup<'a> {
-    found: Option<(&'a Symbols, Option<u32>, Option<Found>)>,
+    found: Option<Place<'a>>,
+}
+
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    symbols: &'a Symbols,
+    /// Of the function, in its module.
+    index: Option<u32>,
+    dwarf: Option<(&'a Dwarf, Found)>,
+    /// What the source map says, if DWARF says nothing.
+    mapped: Option<Mapped<'a>>,
 }
 
 impl<'a> Lookup<'a> {
@@ -130,12 +228,10 @@ impl<'a> Lookup<'a> {
 
     /// The frames, innermost first, without copying their text.
     pub fn frames(&self) -> Frames<'a> {
-        Frames(self.found.map(|(symbols, index, found)| State {
-            symbols,
-            index,
-            found,
-            scope: found.map(|found| found.scope()),
-            position: found.map(|found| found.position()),
+        Frames(self.found.map(|place| State {
+            place,
+            scope: place.dwarf.map(|(_, found)| found.scope()),
+            position: place.dwarf.map(|(_, found)| found.position()),
         }))
     }
 
@@ -185,9 +281,7 @@ pub struct Frames<'a>(Option<State<'a>>);
 
 #[derive(Clone, Copy)]
 struct State<'a> {
-    symbols: &'a Symbols,
-    index: Option<u32>,
-    found: Option<Found>,
+    place: Place<'a>,
     scope: Option<u32>,
     position: Option<Position>,
 }
@@ -197,8 +291,8 @@ impl<'a> Iterator for Frames<'a> {
 
     fn next(&mut self) -> Option<FrameRef<'a>> {
         let state = self.0.take()?;
-        let dwarf = &state.symbols.dwarf;
-        let step = state.found.zip(state.scope).and_then(|(found, scope)| dwarf.step(found, scope));
+        let Some((dwarf, found)) = state.place.dwarf else { return Some(state.mapped()) };
+        let step = state.scope.and_then(|scope| dwarf.step(found, scope));
         let (name, inlined) = match step {
             None => (None, false),
             Some(Step { name, inlined, call, next, .. }) => {
@@ -209,13 +303,15 @@ impl<'a> Iterator for Frames<'a> {
             }
         };
         let mut frame = match name {
-            Some(name) => state.better_name(&name, inlined).unwrap_or_else(|| named(name)),
+            Some(name) => {
+                state.better_name(&name, inlined).unwrap_or_else(|| named(name, dwarf.source(found)))
+            }
             // An inlined call without a name is not the function around it.
             None if inlined => fallback("[inlined]"),
             None => state.outer(),
         };
         frame.inlined = inlined;
-        if let (Some(found), Some(position)) = (state.found, state.position) {
+        if let Some(position) = state.position {
             frame.line = Some(position.line).filter(|line| *line != 0);
             frame.column = Some(position.column).filter(|column| *column != 0).map(u32::from);
             frame.file = dwarf.path(found, position);
@@ -225,6 +321,19 @@ impl<'a> Iterator for Frames<'a> {
 }
 
 impl<'a> State<'a> {
+    /// The frame of a place that DWARF does not know. A name in the source map is the function's in those of
+    /// binaryen, and of nothing in those of other tools: it counts only where there is no other.
+    fn mapped(&self) -> FrameRef<'a> {
+        let mut frame = self.outer();
+        let Some(mapped) = self.place.mapped else { return frame };
+        if let (NameSource::Index, Some(name)) = (frame.source, mapped.name) {
+            frame = FrameRef { function: demangle(name), source: NameSource::SourceMap, ..frame };
+        }
+        frame.file = mapped.file.map(Cow::Borrowed);
+        (frame.line, frame.column) = (Some(mapped.line), Some(mapped.column));
+        frame
+    }
+
     /// The `name` section's, for a function of which DWARF has only the last part of the name: units with nothing
     /// but line tables leave out the path and the linkage name.
     fn better_name(&self, name: &FunctionName, inlined: bool) -> Option<FrameRef<'a>> {
@@ -232,13 +341,14 @@ impl<'a> State<'a> {
             return None;
         }
         let frame = self.outer();
-        (frame.source == NameSource::Names && frame.linkage.is_some()).then_some(frame)
+        let is_whole = matches!(frame.source, NameSource::Names | NameSource::DebugFile);
+        (is_whole && frame.linkage.is_some()).then_some(frame)
     }
 
     /// The function's name without DWARF.
     fn outer(&self) -> FrameRef<'a> {
-        let Some(index) = self.index else { return fallback("wasm-function[?]") };
-        match self.symbols.module.names.get(index) {
+        let Some(index) = self.place.index else { return fallback("wasm-function[?]") };
+        match self.place.symbols.module.names.get(index) {
             Some(name) => FrameRef {
                 function: Cow::Borrowed(name.function),
                 linkage: (name.function != name.raw).then_some(Cow::Borrowed(name.raw)),
@@ -250,14 +360,14 @@ impl<'a> State<'a> {
     }
 }
 
-fn named(name: Cow<'_, FunctionName>) -> FrameRef<'_> {
+fn named(name: Cow<'_, FunctionName>, source: NameSource) -> FrameRef<'_> {
     let (function, linkage) = match name {
         Cow::Borrowed(name) => (Cow::Borrowed(&*name.function), name.linkage.as_deref().map(Cow::Borrowed)),
         Cow::Owned(name) => {
             (Cow::Owned(name.function.into()), name.linkage.map(|text| Cow::Owned(text.into())))
         }
     };
-    FrameRef { function, linkage, source: NameSource::Dwarf, ..fallback("") }
+    FrameRef { function, linkage, source, ..fallback("") }
 }
 
 fn fallback(function: &str) -> FrameRef<'_> {

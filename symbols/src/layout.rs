@@ -13,7 +13,7 @@ use wasmparser::{Encoding, Imports, KnownCustom, Parser, Payload, TypeRef};
 
 use crate::dwarf::Sections;
 use crate::error::{Note, Notes, SymbolError};
-use crate::limits::{MAX_FUNCTIONS, MAX_MODULES, MAX_NESTING};
+use crate::limits::{MAX_FUNCTIONS, MAX_MODULES, MAX_NESTING, MAX_PATH};
 use crate::names::Names;
 
 /// One core module inside a file.
@@ -24,13 +24,16 @@ pub(crate) struct CoreModule {
     pub functions: Arc<Functions>,
     pub names: Names,
     pub sections: Sections,
+    /// What `sourceMappingURL` and `external_debug_info` say.
+    pub source_map: Option<String>,
+    pub external: Option<String>,
     /// Imported functions, which come first in the index space; `None` if they could not be counted, and then
     /// no index is known.
     imported: Option<u32>,
 }
 
 /// Where the functions of a module lie, relative to the start of its code.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 pub(crate) struct Functions {
     /// For each function, the offsets of its size field and of its body, ascending.
     starts: Vec<(u32, u32)>,
@@ -48,6 +51,18 @@ impl Functions {
         self.starts.partition_point(|(entry, _)| *entry <= address).checked_sub(1)
     }
 
+    /// Start and end of the function around an address, size field included.
+    pub fn range(&self, address: u32) -> Option<(u32, u32)> {
+        let at = self.find(address)?;
+        let (entry, _) = self.starts.get(at)?;
+        Some((*entry, self.starts.get(at + 1).map_or(self.end, |(next, _)| *next)))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+
     /// Whether the range starts where a function does and ends where one does.
     pub fn aligned(&self, begin: u32, end: u32) -> bool {
         let starts = |&(entry, body): &(u32, u32)| begin == entry || begin == body;
@@ -57,9 +72,7 @@ impl Functions {
 
     /// Whether the range lies in one function.
     pub fn encloses(&self, begin: u32, end: u32) -> bool {
-        let Some(at) = self.find(begin) else { return false };
-        let limit = self.starts.get(at + 1).map_or(self.end, |(entry, _)| *entry);
-        begin < end && end <= limit
+        self.range(begin).is_some_and(|(_, limit)| begin < end && end <= limit)
     }
 
     /// The body of a function by its position, and the address behind it.
@@ -101,7 +114,7 @@ impl CoreModule {
     }
 }
 
-/// All core modules of a file that have code, by ascending offset.
+/// All core modules of a file that have code or debug sections, by ascending offset of their code.
 pub(crate) fn read(bytes: &[u8], notes: &Notes) -> Result<Vec<CoreModule>, SymbolError> {
     check_preamble(bytes)?;
     let mut walk = Walk { done: Vec::new(), open: Vec::new(), notes };
@@ -221,7 +234,11 @@ impl Walk<'_> {
                     module.names.add_section(names).unwrap_or_else(|error| note(self.notes, &error));
                 }
             }
-            Payload::CustomSection(section) => module.sections.take(section.name(), section.data()),
+            Payload::CustomSection(section) => match section.name() {
+                "sourceMappingURL" => module.source_map = text(section.data()),
+                "external_debug_info" => module.external = text(section.data()),
+                name => module.sections.take(name, section.data()),
+            },
             _ => {}
         }
         Ok(true)
@@ -229,7 +246,7 @@ impl Walk<'_> {
 
     fn close(&mut self, open: Option<Open>) {
         if let Some(Open { mut module, mut functions, .. }) = open
-            && !functions.starts.is_empty()
+            && (!functions.is_empty() || module.sections.size() > 0)
         {
             functions.starts.shrink_to_fit();
             module.functions = Arc::new(functions);
@@ -237,6 +254,13 @@ impl Walk<'_> {
             self.done.push(module);
         }
     }
+}
+
+/// A string with its length before it, as custom sections hold it.
+fn text(data: &[u8]) -> Option<String> {
+    let text = wasmparser::BinaryReader::new(data, 0).read_string().ok()?;
+    let text = text.get(..text.floor_char_boundary(MAX_PATH))?;
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// Names and imports that cannot be read cost names, not the rest of the file.

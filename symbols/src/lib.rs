@@ -12,6 +12,7 @@
 //!                                       \--(on first use) tree: scopes by address, lines: rows by address
 //! core dump + frame table --unwind--> frame bases --\
 //!                       scopes --entries, locations--> variables --types, print--> text
+//! other bytes --sources--> split units, a debug file, a source map: beside the module's own
 //! ```
 
 mod demangle;
@@ -21,7 +22,10 @@ mod error;
 mod file;
 mod layout;
 mod limits;
+mod moonbit;
 mod names;
+mod source_map;
+mod sources;
 mod symbolizer;
 mod variables;
 
@@ -29,6 +33,7 @@ pub use demangle::demangle;
 pub use dump::{CoreDump, DumpFrame, DumpInstance, DumpStack};
 pub use error::{Note, SymbolError};
 pub use file::{FrameRef, Frames, Lookup, SymbolFile};
+pub use sources::{References, Sources};
 pub use symbolizer::Symbolizer;
 pub use variables::{
     DataSymbol, FrameGap, FrameTable, FrameVariables, Stopped, StoppedFrame, Value, Variable,

@@ -29,6 +29,10 @@ pub(crate) const MAX_QUALIFIERS: usize = 64;
 pub(crate) const MAX_ROWS: usize = 4_000_000;
 /// Files, and directories, of one line table: file numbers are kept in 16 bits.
 pub(crate) const MAX_FILES: usize = 65_534;
+/// Sources, and names, of one source map.
+pub(crate) const MAX_SOURCES: usize = 65_536;
+/// Segments of one source map.
+pub(crate) const MAX_SEGMENTS: usize = 2_000_000;
 /// Notes that are kept.
 pub(crate) const MAX_NOTES: usize = 64;
 

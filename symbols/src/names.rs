@@ -59,6 +59,23 @@ impl Names {
         Ok(())
     }
 
+    /// Takes the `name` section's names of the same module's debug file, which are better than its own.
+    pub fn add_debug_file(&mut self, other: &Self) {
+        if other.entries.is_empty() {
+            return;
+        }
+        for entry in other.entries.iter().filter(|entry| entry.source == NameSource::Names) {
+            if let Some(name) = other.text(*entry) {
+                self.push(entry.function, NameSource::DebugFile, name);
+            }
+        }
+        self.finish();
+    }
+
+    fn text(&self, entry: Entry) -> Option<&str> {
+        self.text.get(entry.start as usize..)?.get(..entry.len as usize)
+    }
+
     fn push(&mut self, function: u32, source: NameSource, name: &str) {
         let name = name.get(..name.floor_char_boundary(MAX_NAME)).unwrap_or_default();
         if name.is_empty() || self.entries.len() >= 2 * MAX_FUNCTIONS {
@@ -89,8 +106,8 @@ impl Names {
     /// The name of a function, by index.
     pub fn get(&self, function: u32) -> Option<FoundName<'_>> {
         let at = self.entries.binary_search_by_key(&function, |entry| entry.function).ok()?;
-        let entry = self.entries.get(at)?;
-        let raw = self.text.get(entry.start as usize..)?.get(..entry.len as usize)?;
+        let entry = *self.entries.get(at)?;
+        let raw = self.text(entry)?;
         let function = self.demangled.get(at)?.get_or_init(|| demangle(raw).into());
         Some(FoundName { function, raw, source: entry.source })
     }

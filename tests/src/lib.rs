@@ -32,11 +32,13 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-/// A command of the binary, without settings from the environment. What it compiles is kept beside the build.
+/// A command of the binary, without settings from the environment. What it compiles or stores is kept beside the build.
 pub fn sandscope(args: &[&str]) -> Command {
     let binary = binary();
     let mut command = Command::new(&binary);
-    command.args(args).env("XDG_CACHE_HOME", binary.with_file_name("test-cache"));
+    command.args(args);
+    command.env("XDG_CACHE_HOME", binary.with_file_name("test-cache"));
+    command.env("XDG_DATA_HOME", binary.with_file_name("test-data"));
     for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME", "SANDSCOPE_REGION"] {
         command.env_remove(name);
     }

@@ -18,3 +18,4 @@ pub use data::{Pipeline, Row, RowKey, Shown};
 pub use error::TuiError;
 pub use headless::{Headless, TopFunction, WorkloadSamples, collect_for};
 pub use run::{TopOptions, open, top};
+pub use source::LoadSymbols;

@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::app::{Effect, Message, State, update};
 use crate::data::Link;
 use crate::error::TuiError;
-use crate::source::{Handle, live, replay};
+use crate::source::{Handle, LoadSymbols, live, replay};
 use crate::view::{Theme, draw};
 use terminal::{Screen, ended, keys};
 
@@ -46,7 +46,7 @@ pub async fn top(options: TopOptions) -> Result<(), TuiError> {
 ///
 /// # Errors
 /// If there is no terminal, or the recording cannot be read.
-pub async fn open(path: &Path) -> Result<(), TuiError> {
+pub async fn open(path: &Path, load: LoadSymbols) -> Result<(), TuiError> {
     let owned = path.to_owned();
     let recording = spawn_blocking(move || Recording::open(&owned))
         .await
@@ -56,7 +56,7 @@ pub async fn open(path: &Path) -> Result<(), TuiError> {
         missing: recording.missing().map(crate::data::Shown::new),
         duration_s: recording.duration_s(),
     };
-    show(State::new(&title, link), replay::start(recording)).await
+    show(State::new(&title, link), replay::start(recording, load)).await
 }
 
 async fn show(mut state: State, mut source: Handle) -> Result<(), TuiError> {

@@ -32,9 +32,9 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("mcap", &["recording"]),
     ("tokio", &["host", "collector", "tui", "cli"]),
     ("tonic", &["proto", "host", "collector", "tui"]),
-    ("hyper", &["host"]),
+    ("hyper", &["host", "collector", "cli"]),
     ("clap", &["cli"]),
-    ("serde_json", &["cli"]),
+    ("serde_json", &["cli", "symbols"]),
 ];
 
 /// Words that must not occur in the sources below a folder, with the reason.

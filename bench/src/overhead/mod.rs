@@ -93,8 +93,12 @@ pub fn run(quick: bool, only: Option<&str>) -> Result<()> {
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let collector =
-        runtime.block_on(Collector::bind(Config { otlp: any, query: any, ..Config::default() }))?;
+    let collector = runtime.block_on(Collector::bind(Config {
+        otlp: any,
+        query: any,
+        http: any,
+        ..Config::default()
+    }))?;
     let otlp = format!("http://{}", collector.otlp_addr());
     runtime.spawn(collector.run(std::future::pending()));
 

@@ -6,13 +6,14 @@ use sandscope_recording::Recording;
 
 use crate::args::DiffArgs;
 use crate::diff::Diff;
+use crate::lookup::Lookup;
 use crate::problem::{Problem, chain};
 
 /// Prints the comparison; exit code 1 if a limit of `--fail-on` is exceeded.
 pub fn diff(args: &DiffArgs) -> Result<ExitCode, Problem> {
     let open = |file| Recording::open(file).map_err(|error| Problem::usage(chain(&error)));
     let (baseline, candidate) = (open(&args.baseline)?, open(&args.candidate)?);
-    let diff = Diff::new(&baseline, &candidate, args.workload.as_deref());
+    let diff = Diff::new(&baseline, &candidate, args.workload.as_deref(), &Lookup::of_user());
     if args.json {
         println!("{}", diff.json().map_err(Problem::internal)?);
     } else {

@@ -11,13 +11,14 @@ use sandscope_recording::{Recording, export};
 
 use crate::args::{ExportArgs, ExportFormat, ExportKind};
 use crate::export::{firefox, otlp, perfetto};
+use crate::lookup::Lookup;
 use crate::problem::{Problem, chain};
 use crate::report::Symbols;
 
 /// Writes the recording in another format.
 pub fn export(args: &ExportArgs) -> Result<ExitCode, Problem> {
     let recording = Recording::open(&args.file).map_err(|error| Problem::usage(chain(&error)))?;
-    let symbols = Symbols::of(&recording);
+    let symbols = Symbols::of(&recording, &Lookup::of_user());
     for note in &symbols.notes {
         eprintln!("sandscope: {}", sandscope_model::text::visible(note));
     }

@@ -1,5 +1,6 @@
 //! One file per command; what they share about hosts and guests is here.
 
+pub mod addr2line;
 pub mod collect;
 pub mod diff;
 pub mod export;
@@ -7,6 +8,7 @@ pub mod report;
 pub mod run;
 pub mod serve;
 pub mod symbolize;
+pub mod symbols;
 pub mod trap;
 pub mod ui;
 

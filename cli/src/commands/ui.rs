@@ -1,8 +1,12 @@
 //! `sandscope top` and `sandscope open`: the terminal UI over its two sources.
 
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use sandscope_tui::LoadSymbols;
 
 use crate::args::{OpenArgs, TopArgs};
+use crate::lookup::Lookup;
 use crate::problem::{Problem, chain};
 
 /// Watches a collector.
@@ -16,7 +20,9 @@ pub fn top(args: &TopArgs) -> Result<ExitCode, Problem> {
 
 /// Opens a recording.
 pub fn open(args: &OpenArgs) -> Result<ExitCode, Problem> {
-    crate::runtime()?.block_on(sandscope_tui::open(&args.file)).map_err(|error| {
+    let lookup = Lookup::of_user();
+    let load: LoadSymbols = Arc::new(move |id, recorded| lookup.symbols(id, recorded).symbols);
+    crate::runtime()?.block_on(sandscope_tui::open(&args.file, load)).map_err(|error| {
         Problem::usage(chain(&error)).next("`sandscope report FILE` prints a recording without a terminal.")
     })?;
     Ok(ExitCode::SUCCESS)

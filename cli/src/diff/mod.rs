@@ -21,6 +21,7 @@ use sandscope_model::compare::{MIN_BLOCKS, Verdict};
 use sandscope_recording::Recording;
 use serde::Serialize;
 
+use crate::lookup::Lookup;
 use crate::report::encode;
 
 /// Calls that a side needs before time is told per call.
@@ -79,8 +80,8 @@ pub struct Limit {
 
 impl Diff {
     /// Compares two recordings; only `workload`'s part of them if it is given.
-    pub fn new(baseline: &Recording, candidate: &Recording, workload: Option<&str>) -> Self {
-        let sides = [baseline, candidate].map(|recording| side::Side::of(recording, workload));
+    pub fn new(baseline: &Recording, candidate: &Recording, workload: Option<&str>, lookup: &Lookup) -> Self {
+        let sides = [baseline, candidate].map(|recording| side::Side::of(recording, workload, lookup));
         let names = [baseline, candidate].map(|recording| recording.name().to_owned());
         let durations = [baseline.duration_s(), candidate.duration_s()];
         Self::between(&sides, names, durations)

@@ -7,6 +7,7 @@ use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{Point, PointValue};
 use sandscope_recording::Recording;
 
+use crate::lookup::Lookup;
 use crate::report::Symbols;
 
 /// Seconds that are told apart: a day. What comes later is counted to the last.
@@ -59,9 +60,9 @@ pub(super) struct Side {
 
 impl Side {
     /// Reads a recording, or one workload's part of it.
-    pub fn of(recording: &Recording, workload: Option<&str>) -> Self {
+    pub fn of(recording: &Recording, workload: Option<&str>, lookup: &Lookup) -> Self {
         let wanted = |name: &str| workload.is_none_or(|workload| workload == name);
-        let symbols = Symbols::of(recording);
+        let symbols = Symbols::of(recording, lookup);
         let start = recording.head().started_unix_nano;
         let mut out = Self { notes: symbols.notes.clone(), ..Self::default() };
         if let Some(missing) = recording.missing() {

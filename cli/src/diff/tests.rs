@@ -10,6 +10,7 @@ use sandscope_recording::{Head, Recording, SampleBatch, Writer};
 use serde_json::Value;
 
 use super::{Diff, Limit};
+use crate::lookup::Lookup;
 
 const START: u64 = 1_800_000_000_000_000_000;
 const SECOND: u64 = 1_000_000_000;
@@ -86,7 +87,7 @@ fn a_slower_function_is_told_from_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let before = record(dir.path(), "a", 200, &[("hash", 60), ("parse", 80), ("print", 40)], None);
     let after = record(dir.path(), "b", 200, &[("hash", 67), ("parse", 80), ("print", 40)], None);
-    let diff = Diff::new(&before, &after, None);
+    let diff = Diff::new(&before, &after, None, &Lookup::default());
     let json = json(&diff);
     assert_eq!(json["verdict"], "changed");
     assert_eq!(json["per"], "rest");
@@ -115,7 +116,7 @@ fn load_is_no_slow_down() {
     let dir = tempfile::tempdir().unwrap();
     let before = record(dir.path(), "a", 100, &[("hash", 60), ("parse", 80)], Some((100, 0.01)));
     let after = record(dir.path(), "b", 100, &[("hash", 122), ("parse", 162)], Some((200, 0.013)));
-    let json = json(&Diff::new(&before, &after, None));
+    let json = json(&Diff::new(&before, &after, None, &Lookup::default()));
     assert_eq!(json["per"], "call");
     let hash = change(&json, "cpu", "hash");
     assert_eq!((&hash["significant"], &hash["verdict"]), (&false.into(), &"same".into()));
@@ -131,13 +132,13 @@ fn load_is_no_slow_down() {
 fn little_is_inconclusive_and_equal_is_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let of = |name, seconds, hash| record(dir.path(), name, seconds, &[("hash", hash), ("parse", 90)], None);
-    let short = Diff::new(&of("a", 5, 60), &of("b", 5, 90), None);
+    let short = Diff::new(&of("a", 5, 60), &of("b", 5, 90), None, &Lookup::default());
     assert_eq!(json(&short)["verdict"], "inconclusive");
     assert!(short.text().contains("5 seconds are too few"), "{}", short.text());
     assert!(short.beyond(&["cpu>0%".parse().unwrap()]).is_empty());
-    let thin = Diff::new(&of("c", 20, 1), &of("d", 20, 1), None);
+    let thin = Diff::new(&of("c", 20, 1), &of("d", 20, 1), None, &Lookup::default());
     assert_eq!(change(&json(&thin), "cpu", "hash")["verdict"], "inconclusive");
-    let equal = Diff::new(&of("e", 200, 60), &of("f", 200, 60), None);
+    let equal = Diff::new(&of("e", 200, 60), &of("f", 200, 60), None, &Lookup::default());
     assert_eq!(json(&equal)["verdict"], "same", "{}", equal.text());
 }
 

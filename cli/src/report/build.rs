@@ -10,10 +10,11 @@ use super::functions::Functions;
 use super::json::{Counts, Document, Host, Module, RecordingInfo, Samples, Trap, TrapFrame};
 use super::symbols::Symbols;
 use super::{memory, runtime, starts};
+use crate::lookup::Lookup;
 
 /// Everything that the report says, with the `top` functions and allocating stacks.
-pub(super) fn document(recording: &Recording, top: usize) -> Document {
-    let symbols = Symbols::of(recording);
+pub(super) fn document(recording: &Recording, top: usize, lookup: &Lookup) -> Document {
+    let symbols = Symbols::of(recording, lookup);
     let head = recording.head();
     let samples = Samples {
         cpu: counts(recording, SampleKind::Cpu),

@@ -22,6 +22,8 @@ pub use symbols::Symbols;
 
 use sandscope_recording::Recording;
 
+use crate::lookup::Lookup;
+
 /// The report of one recording.
 #[derive(Debug)]
 pub struct Report {
@@ -30,9 +32,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Folds and symbolizes a recording with the debug info inside it; lists the `top` functions.
-    pub fn new(recording: &Recording, top: usize) -> Self {
-        Self { name: recording.name().to_owned(), document: build::document(recording, top) }
+    /// Folds and symbolizes a recording with the debug info inside it, or what `lookup` finds where it has none;
+    /// lists the `top` functions.
+    pub fn new(recording: &Recording, top: usize, lookup: &Lookup) -> Self {
+        Self { name: recording.name().to_owned(), document: build::document(recording, top, lookup) }
     }
 
     /// For scripts: `report --json`, one line of a promised shape. Characters that a terminal might obey are

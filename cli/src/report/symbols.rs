@@ -8,6 +8,8 @@ use sandscope_recording::Recording;
 use sandscope_recording::export::Names;
 use sandscope_symbols::SymbolFile;
 
+use crate::lookup::Lookup;
+
 /// Frames by module and offset, and what was wrong with the debug info.
 #[derive(Default)]
 pub struct Symbols {
@@ -16,8 +18,9 @@ pub struct Symbols {
 }
 
 impl Symbols {
-    /// Looks up every place of the recording's samples, traps and locks in the debug info that it holds.
-    pub fn of(recording: &Recording) -> Self {
+    /// Looks up every place of the recording's samples, traps and locks in the debug info that it holds,
+    /// or that `lookup` finds.
+    pub fn of(recording: &Recording, lookup: &Lookup) -> Self {
         let mut places: BTreeMap<ModuleId, BTreeSet<u64>> = BTreeMap::new();
         for recorded in recording.profiles() {
             for frame in &recorded.profile.frames {
@@ -40,7 +43,7 @@ impl Symbols {
         }
         let mut out = Self::default();
         for (id, offsets) in places {
-            let Some(file) = out.file(recording, &id) else { continue };
+            let Some(file) = out.file(recording, &id, lookup) else { continue };
             let frames = offsets
                 .into_iter()
                 .map(|offset| (offset, file.lookup(offset).to_frames()))
@@ -58,15 +61,20 @@ impl Symbols {
         self.frames.get(module)?.get(&offset)
     }
 
-    fn file(&mut self, recording: &Recording, id: &ModuleId) -> Option<SymbolFile> {
-        let read = recording.debug_info(id).map_err(|error| format!("failed to {error}"));
-        let parsed = read.and_then(|bytes| match bytes {
-            None => Err(format!("the recording has no debug info of module {}", id.short())),
-            Some(bytes) => {
-                SymbolFile::parse(&bytes).map_err(|error| format!("module {}: failed to {error}", id.short()))
-            }
+    fn file(&mut self, recording: &Recording, id: &ModuleId, lookup: &Lookup) -> Option<SymbolFile> {
+        let recorded = recording.debug_info(id).unwrap_or_else(|error| {
+            self.notes.push(format!("failed to {error}"));
+            None
         });
-        parsed.map_err(|note| self.notes.push(note)).ok()
+        let found = lookup.symbols(id, recorded.as_deref());
+        self.notes.extend(found.notes.iter().map(|note| format!("module {}: {note}", id.short())));
+        if recorded.is_none() && found.symbols.is_none() {
+            self.notes.push(format!(
+                "the recording has no debug info of module {}, nor has the local store",
+                id.short()
+            ));
+        }
+        found.symbols
     }
 }
 

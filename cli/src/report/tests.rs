@@ -12,6 +12,7 @@ use sandscope_symbols::SymbolFile;
 use serde_json::{Value, json};
 
 use super::Report;
+use crate::lookup::Lookup;
 
 const START: u64 = 1_800_000_000_000_000_000;
 
@@ -114,7 +115,7 @@ fn inlined_functions_count_as_their_own() {
         add(&mut profile, &[Frame::Host("wasi:io.write".into()), at(caller)], 60);
         samples(writer, &profile, 5);
     });
-    let report = Report::new(&recording, 10);
+    let report = Report::new(&recording, 10, &Lookup::default());
     let document = json(&report);
     let inner = function(&document, &inlined[0].function);
     assert_eq!((inner["self"].as_f64(), inner["total"].as_f64()), (Some(0.3), Some(0.3)));
@@ -140,7 +141,10 @@ fn inlined_functions_count_as_their_own() {
     assert!(text.contains("cpu: 100 samples at 99 Hz, 5 more dropped"), "{text}");
     assert!(text.contains("60.0 %") && text.contains(&line), "{text}");
     assert!(text.contains("few samples"), "{text}");
-    assert_eq!(json(&Report::new(&recording, 1))["functions"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        json(&Report::new(&recording, 1, &Lookup::default()))["functions"].as_array().unwrap().len(),
+        1
+    );
 }
 
 /// A recursive function is in a stack once, however often it is on it.
@@ -153,7 +157,7 @@ fn recursion_counts_once() {
         add(&mut profile, &[host("g"), host("f"), host("g"), host("main")], 1);
         samples(writer, &profile, 0);
     });
-    let document = json(&Report::new(&recording, 10));
+    let document = json(&Report::new(&recording, 10, &Lookup::default()));
     let of = |name: &str| {
         let f = function(&document, name);
         (f["self_samples"].as_u64().unwrap(), f["total_samples"].as_u64().unwrap())
@@ -165,7 +169,7 @@ fn recursion_counts_once() {
 /// something counted and saw nothing.
 #[test]
 fn nothing_recorded_is_null_or_empty() {
-    let document = json(&Report::new(&record(true, &Head::default(), |_| ()), 10));
+    let document = json(&Report::new(&record(true, &Head::default(), |_| ()), 10, &Lookup::default()));
     assert_eq!(document["samples"], json!({"cpu": null, "wall": null, "alloc": null}));
     assert_eq!(document["host"]["region"], Value::Null);
     assert_eq!(document["host"]["engine"], Value::Null);
@@ -186,7 +190,7 @@ fn nothing_recorded_is_null_or_empty() {
     ] {
         assert_eq!(document[section], json!([]), "{section}");
     }
-    let on = json(&Report::new(&record(true, &head(), |_| ()), 10));
+    let on = json(&Report::new(&record(true, &head(), |_| ()), 10, &Lookup::default()));
     assert_eq!(on["samples"]["cpu"], json!({"count": 0, "dropped": 0, "hz": 99.0}));
 }
 
@@ -199,7 +203,7 @@ fn traps_beyond_a_bound_are_a_note() {
             writer.trap(&Trap { version: 1, count: 1, frames, ..Trap::default() }).unwrap();
         }
     });
-    let document = json(&Report::new(&recording, 10));
+    let document = json(&Report::new(&recording, 10, &Lookup::default()));
     assert_eq!(document["recording"]["complete"], true);
     assert_eq!(document["notes"][0], "1000 of 1001 places that trapped are shown");
 }
@@ -229,7 +233,7 @@ fn names_cannot_command_a_terminal() {
         };
         writer.trap(&trap).unwrap();
     });
-    let report = Report::new(&recording, 10);
+    let report = Report::new(&recording, 10, &Lookup::default());
     let (text, encoded) = (report.text(), report.json().unwrap());
     for safe in [text.replace('\n', ""), encoded.clone()] {
         assert!(!safe.contains(|c: char| c.is_control() || c == '\u{202e}'), "{safe:?}");
@@ -275,7 +279,7 @@ fn metrics_and_traps_are_told() {
         };
         writer.trap(&trap).unwrap();
     });
-    let report = Report::new(&recording, 10);
+    let report = Report::new(&recording, 10, &Lookup::default());
     let document = json(&report);
     assert_eq!(
         document["memory"][0],
@@ -318,7 +322,7 @@ fn deep_recursion_fits_a_screen() {
         let trap = Trap { version: 1, workload: "crash".into(), frames: stack, ..Trap::default() };
         writer.trap(&trap).unwrap();
     });
-    let report = Report::new(&recording, 10);
+    let report = Report::new(&recording, 10, &Lookup::default());
     assert_eq!(json(&report)["traps"][0]["frames"].as_array().unwrap().len(), 525);
     let text = report.text();
     assert!(text.contains("20: wasm-function[3]  500 times"), "{text}");
@@ -358,7 +362,7 @@ fn cold_starts_are_listed_one_by_one() {
         writer.cold_start(&start("crash", "hit")).unwrap();
         writer.cold_start(&start("crash", "from tomorrow")).unwrap();
     });
-    let report = Report::new(&recording, 10);
+    let report = Report::new(&recording, 10, &Lookup::default());
     let starts = &json(&report)["cold_starts"];
     assert_eq!(starts.as_array().unwrap().len(), 3);
     assert_eq!(

@@ -36,6 +36,8 @@ pub(crate) enum Input {
     Offered { host: HostId, id: ModuleId, size: u64 },
     /// A piece of what was asked for.
     Chunk { host: HostId, id: ModuleId, data: Vec<u8>, last: bool },
+    /// Somebody put debug info in, checked and in one zstd frame; it takes the place of what is held.
+    Pushed { id: ModuleId, data: Bytes, size: u64 },
     /// A finished upload was checked.
     Checked { candidate: Candidate, sound: bool },
     /// Somebody wants to read a module that is not held.
@@ -144,6 +146,13 @@ impl Store {
         self.held.len()
     }
 
+    /// Ids of what is held, sorted, with sizes in bytes before compression.
+    pub(crate) fn list(&self) -> Vec<(ModuleId, u64)> {
+        let mut held: Vec<_> = self.held.iter().map(|(id, held)| (id.clone(), held.size)).collect();
+        held.sort_unstable();
+        held
+    }
+
     /// Debug info in one zstd frame and its size after decompression.
     pub(crate) fn get(&mut self, id: &ModuleId) -> Option<(Bytes, u64)> {
         self.clock += 1;
@@ -164,6 +173,11 @@ impl Store {
             Input::Offered { host, id, size } => self.offer(now, host, id, size, &mut effects),
             Input::Chunk { host, id, data, last } => self.chunk(now, host, &id, &data, last, &mut effects),
             Input::Checked { candidate, sound } => self.checked(now, candidate, sound, &mut effects),
+            Input::Pushed { id, data, size } => {
+                if data.len() as u64 + ENTRY_BYTES <= self.max_bytes {
+                    self.hold(&id, data, size, &mut effects);
+                }
+            }
             Input::Missed { id } => self.ask(now, id, &mut effects),
             Input::Left { host } => self.left(now, host, &mut effects),
             Input::Tick => {
@@ -278,6 +292,14 @@ impl Store {
             return self.go_on(now, effects);
         }
         self.uploads.remove(&id);
+        self.hold(&id, data, size, effects);
+        self.go_on(now, effects);
+    }
+
+    /// Makes room, keeps debug info that fits, and answers those who offered it.
+    fn hold(&mut self, id: &ModuleId, data: Bytes, size: u64, effects: &mut Vec<Effect>) {
+        let cost = data.len() as u64 + ENTRY_BYTES;
+        self.evict(id);
         while self.bytes + cost > self.max_bytes {
             let Some(oldest) = self.held.iter().min_by_key(|(_, held)| held.used).map(|(id, _)| id.clone())
             else {
@@ -289,11 +311,10 @@ impl Store {
         self.bytes += cost;
         self.held.insert(id.clone(), Held { data, size, used: self.clock });
         effects.push(Effect::Stored);
-        for offer in self.offers.get_mut(&id).into_iter().flatten().filter(|offer| !offer.answered) {
+        for offer in self.offers.get_mut(id).into_iter().flatten().filter(|offer| !offer.answered) {
             offer.answered = true;
             effects.push(Effect::Send(offer.host, Message::Have(id.clone())));
         }
-        self.go_on(now, effects);
     }
 
     fn evict(&mut self, id: &ModuleId) {
@@ -369,6 +390,19 @@ mod tests {
 
     fn have(host: HostId, module: &str) -> Effect {
         Effect::Send(host, Message::Have(id(module)))
+    }
+
+    /// What is pushed replaces what is held, and who offered the same need not send it.
+    #[test]
+    fn a_push_answers_those_who_offered() {
+        let mut store = Store::new(10_000);
+        offer(&mut store, 1, "aa");
+        let push = |bytes: usize| Input::Pushed { id: id("aa"), data: vec![0; bytes].into(), size: 5000 };
+        assert_eq!(store.handle(NOW, push(100)), [Effect::Stored, have(1, "aa")]);
+        assert_eq!(store.handle(NOW, push(9000)), [Effect::Stored]);
+        assert_eq!(store.handle(NOW, push(9200)), [Effect::Stored]);
+        assert_eq!(store.handle(NOW, push(10_000)), [], "larger than the store");
+        assert_eq!((store.get(&id("aa")).unwrap().0.len(), store.list()), (9200, vec![(id("aa"), 5000)]));
     }
 
     /// One host is asked, everybody who offered is answered when it is there.

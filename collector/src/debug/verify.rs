@@ -3,13 +3,17 @@
 //!
 //! # Security
 //! An id that is a build id is compared with the file's own. A hash (`sha256:…`) is of the file as its author
-//! shipped it and cannot be checked against a scrubbed copy: it is taken at the word of the first host that
-//! sends it, and never replaced. Whoever may send OTLP can therefore give wrong names to modules that no host
-//! has offered yet.
+//! shipped it and cannot be computed from a scrubbed copy: it is compared with what the copy says that it was, or, of
+//! hosts that do not write that yet, taken at their word. Whoever may send OTLP can therefore give wrong names to
+//! modules that no host has offered yet.
 
 use std::io::{self, BufRead, BufReader, Read};
 
 use sandscope_model::ModuleId;
+use sandscope_model::file_ids::ORIGIN_SECTION;
+
+/// Most bytes of an id or an origin section that are read: two ids, each with a line's end.
+const MAX_IDS: u64 = 2 * (ModuleId::MAX_LEN as u64 + 1);
 
 /// Why an upload is not kept.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +47,7 @@ pub(crate) fn verify(id: &ModuleId, compressed: &[u8], size: u64) -> Result<(), 
     let decoder = zstd::stream::read::Decoder::with_buffer(&mut rest)?.single_frame();
     // One byte more than was offered tells a file that is too long.
     let mut file = BufReader::new(decoder.take(size.saturating_add(1)));
-    let found = build_id(&mut file, size)?;
+    let found = claims(&mut file, size)?;
     let read = size.saturating_add(1) - file.get_ref().limit();
     drop(file);
     if read != size {
@@ -53,12 +57,25 @@ pub(crate) fn verify(id: &ModuleId, compressed: &[u8], size: u64) -> Result<(), 
         return Err(io::Error::from(io::ErrorKind::InvalidData).into());
     }
     // A prefix and a colon mark ids that are not from the file itself.
-    let matches = id.as_str().contains(':') || found.is_some_and(|found| found == id.as_str());
+    let matches = if id.as_str().contains(':') {
+        found.origin.is_none_or(|origin| origin.lines().any(|line| line == id.as_str()))
+    } else {
+        found.build_id.is_some_and(|found| found == id.as_str())
+    };
     if matches { Ok(()) } else { Err(Flaw::OtherId { wanted: id.clone() }) }
 }
 
-/// Walks the top-level sections to the end; the payload of `build_id` in hex, if there is one.
-fn build_id(file: &mut impl BufRead, size: u64) -> Result<Option<String>, Flaw> {
+/// What a file says that it is.
+#[derive(Default)]
+struct Claims {
+    /// In hex.
+    build_id: Option<String>,
+    /// Ids of the file that this is a scrubbed copy of, one a line.
+    origin: Option<String>,
+}
+
+/// Walks the top-level sections to the end.
+fn claims(file: &mut impl BufRead, size: u64) -> Result<Claims, Flaw> {
     let mut header = [0; 8];
     match file.read_exact(&mut header) {
         Ok(()) if header.starts_with(b"\0asm") => {}
@@ -66,20 +83,20 @@ fn build_id(file: &mut impl BufRead, size: u64) -> Result<Option<String>, Flaw> 
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(Flaw::NotWasm),
         Err(error) => return Err(error.into()),
     }
-    let mut id = None;
+    let mut out = Claims::default();
     let mut at = header.len() as u64;
     loop {
-        let Some(&section) = file.fill_buf()?.first() else { return Ok(id) };
+        let Some(&section) = file.fill_buf()?.first() else { return Ok(out) };
         if at >= size {
             // Longer than offered: whoever asked sees that.
-            return Ok(id);
+            return Ok(out);
         }
         file.consume(1);
         let (len, len_bytes) = leb(file)?;
         at += 1 + len_bytes + len;
         let mut payload = file.by_ref().take(len);
-        if section == 0 && id.is_none() {
-            id = id_in(&mut payload)?;
+        if section == 0 {
+            out.take(&mut payload)?;
         }
         io::copy(&mut payload, &mut io::sink())?;
         if payload.limit() != 0 {
@@ -88,21 +105,27 @@ fn build_id(file: &mut impl BufRead, size: u64) -> Result<Option<String>, Flaw> 
     }
 }
 
-/// The build id, if this custom section is the one that holds it.
-fn id_in(section: &mut impl Read) -> Result<Option<String>, Flaw> {
-    const NAME: &[u8] = b"build_id";
-    let (name_len, _) = leb(section)?;
-    if name_len != NAME.len() as u64 {
-        return Ok(None);
+impl Claims {
+    /// Reads a custom section, if it is the first one that says an id.
+    fn take(&mut self, section: &mut impl Read) -> Result<(), Flaw> {
+        let (name_len, _) = leb(section)?;
+        if name_len > ORIGIN_SECTION.len() as u64 {
+            return Ok(());
+        }
+        let mut name = Vec::new();
+        section.take(name_len).read_to_end(&mut name)?;
+        let mut content = Vec::new();
+        if name == b"build_id" && self.build_id.is_none() {
+            let (id_len, _) = leb(section)?;
+            section.take(id_len.min(64)).read_to_end(&mut content)?;
+            let id = content.iter().map(|byte| format!("{byte:02x}")).collect();
+            self.build_id = (!content.is_empty()).then_some(id);
+        } else if name == ORIGIN_SECTION.as_bytes() && self.origin.is_none() {
+            section.take(MAX_IDS).read_to_end(&mut content)?;
+            self.origin = Some(String::from_utf8_lossy(&content).into_owned());
+        }
+        Ok(())
     }
-    let mut name = [0; NAME.len()];
-    if section.take(name_len).read_exact(&mut name).is_err() || name != NAME {
-        return Ok(None);
-    }
-    let (id_len, _) = leb(section)?;
-    let mut id = Vec::new();
-    section.take(id_len.min(64)).read_to_end(&mut id)?;
-    Ok((!id.is_empty()).then(|| id.iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
 /// An unsigned LEB128 of at most 32 bits, and its length.
@@ -136,6 +159,10 @@ mod tests {
         check("deadbeef", WITH_ID, WITH_ID.len()).unwrap();
         check("sha256:00ff", WITH_ID, WITH_ID.len()).unwrap();
         assert!(matches!(check("deadbeee", WITH_ID, WITH_ID.len()), Err(Flaw::OtherId { .. })));
+        let scrubbed = [WITH_ID, b"\0\x1d\x10sandscope.originsha256:00ff\n"].concat();
+        check("sha256:00ff", &scrubbed, scrubbed.len()).unwrap();
+        check("deadbeef", &scrubbed, scrubbed.len()).unwrap();
+        assert!(matches!(check("sha256:00fe", &scrubbed, scrubbed.len()), Err(Flaw::OtherId { .. })));
         assert!(matches!(check("deadbeef", b"\0asm\x01\0\0\0", 8), Err(Flaw::OtherId { .. })));
     }
 

@@ -36,7 +36,7 @@ pub struct Running {
 
 pub async fn start(limits: Limits) -> Running {
     let any = ([127, 0, 0, 1], 0).into();
-    let collector = Collector::bind(Config { otlp: any, query: any, limits }).await.unwrap();
+    let collector = Collector::bind(Config { otlp: any, query: any, http: any, limits }).await.unwrap();
     let channel = |addr| Endpoint::from_shared(format!("http://{addr}")).unwrap().connect_lazy();
     let (otlp, queries) = (channel(collector.otlp_addr()), channel(collector.query_addr()));
     let account = collector.account();

@@ -11,6 +11,7 @@ mod lines;
 mod naming;
 mod sections;
 mod segments;
+mod split;
 mod tree;
 mod unit;
 
@@ -21,8 +22,11 @@ use std::sync::{Arc, OnceLock};
 pub(crate) use budget::Budget;
 use lines::Lines;
 pub(crate) use naming::FunctionName;
+use sandscope_model::NameSource;
 pub(crate) use sections::{Sections, Slice};
 use segments::{Interval, NONE, Segments};
+pub(crate) use split::SplitFile;
+use split::{Joiner, SplitUnit};
 pub(crate) use tree::Position;
 use tree::Tree;
 pub(crate) use unit::Place;
@@ -30,11 +34,16 @@ use unit::{UnitMeta, live};
 
 use crate::error::{Note, Notes};
 use crate::layout::Functions;
-use crate::limits::{MAX_NAME, MAX_UNITS};
+use crate::limits::{MAX_NAME, MAX_PATH, MAX_UNITS};
 
 /// The DWARF of one core module.
 pub(crate) struct Dwarf {
     sections: Sections,
+    /// Where its names come from, for units that are not split.
+    source: NameSource,
+    splits: Arc<[SplitFile]>,
+    /// Split units that no file has: the file's name and the unit's id.
+    missing: Vec<(String, u64)>,
     functions: Arc<Functions>,
     units: Vec<CompileUnit>,
     /// Which unit covers an address.
@@ -51,6 +60,7 @@ pub(crate) struct Dwarf {
 
 struct CompileUnit {
     meta: UnitMeta,
+    split: Option<SplitUnit>,
     tree: OnceLock<Tree>,
     /// Position in [`Dwarf::lines`], or [`NONE`].
     lines: u32,
@@ -87,6 +97,8 @@ impl Dwarf {
     /// Indexes the units. Empty sections make an empty index.
     pub fn new(
         sections: Sections,
+        source: NameSource,
+        splits: Arc<[SplitFile]>,
         functions: Arc<Functions>,
         retained: Arc<Budget>,
         notes: Arc<Notes>,
@@ -94,6 +106,9 @@ impl Dwarf {
         let line_work = Budget::new(sections.line.len() * 2 + 1_024);
         let mut out = Self {
             sections: Sections::default(),
+            source,
+            splits,
+            missing: Vec::new(),
             functions,
             units: Vec::new(),
             covered: Segments::default(),
@@ -108,6 +123,7 @@ impl Dwarf {
             out.sections = sections;
         } else {
             (out.units, out.vague, out.lines) = (Vec::new(), Vec::new(), Vec::new());
+            out.missing = Vec::new();
             out.covered = Segments::default();
         }
         out
@@ -117,6 +133,8 @@ impl Dwarf {
     fn index(&mut self, sections: &Sections) -> bool {
         let dwarf = sections.dwarf();
         let mut tables = abbrev::Tables::new(sections.abbrev());
+        let splits = Arc::clone(&self.splits);
+        let mut joiner = Joiner::new(&splits, sections, &self.notes);
         let mut uses: HashMap<usize, u32> = HashMap::new();
         let mut table_offsets = Vec::new();
         let mut intervals = Vec::new();
@@ -175,7 +193,14 @@ impl Dwarf {
             }
             *uses.entry(table).or_default() += 1;
             table_offsets.push(table);
-            self.units.push(CompileUnit { meta, tree: OnceLock::new(), lines: NONE });
+            let split = joiner.join(&meta);
+            if let (Some((id, name)), None) = (meta.split, &split) {
+                let name = sections.text(name, MAX_PATH).unwrap_or_default();
+                if self.retained.take(name.len() + size_of::<(String, u64)>()) {
+                    self.missing.push((name.into_owned(), id));
+                }
+            }
+            self.units.push(CompileUnit { meta, split, tree: OnceLock::new(), lines: NONE });
         }
         if ranges_left == 0 {
             self.notes.add(Note::Limit { what: "address ranges of units", limit: ranges });
@@ -189,6 +214,11 @@ impl Dwarf {
             if uses.get(&offset).is_some_and(|uses| *uses > 1) {
                 unit.meta.shared_abbreviations = tables.get(offset, &self.notes);
             }
+        }
+        joiner.share(&mut self.units);
+        if let Some((name, id)) = self.missing.first() {
+            let (units, name, id) = (self.missing.len(), name.clone(), *id);
+            self.notes.add(Note::Split { units, name, id });
         }
         self.covered = Segments::new(intervals);
         self.assign_lines(sections);
@@ -267,16 +297,40 @@ impl Dwarf {
         self.unit_lines(found.unit)?.files.path(position.file, &self.sections, &self.retained)
     }
 
+    /// Whether there is nothing to be found.
+    pub fn is_empty(&self) -> bool {
+        self.units.is_empty()
+    }
+
+    /// Where the name of what was found comes from.
+    pub fn source(&self, found: Found) -> NameSource {
+        let is_split = self.units.get(found.unit).is_some_and(|unit| unit.split.is_some());
+        if is_split { NameSource::SplitDwarf } else { self.source }
+    }
+
+    /// Split units that no file has: the file's name and the unit's id.
+    pub fn missing(&self) -> &[(String, u64)] {
+        &self.missing
+    }
+
+    /// The sections that the entries of a unit are in.
+    fn entries_in(&self, unit: &CompileUnit) -> &Sections {
+        let file = unit.split.as_ref().and_then(|split| self.splits.get(split.file));
+        file.map_or(&self.sections, |file| &file.sections)
+    }
+
     fn tree(&self, unit: usize) -> Option<&Tree> {
         let unit = self.units.get(unit)?;
         Some(unit.tree.get_or_init(|| {
-            let dwarf = self.sections.dwarf();
-            match unit.meta.open(&dwarf, unit.meta.shared_abbreviations.clone()) {
-                Ok(open) => {
-                    tree::read(&self.sections, &dwarf, &open, &self.functions, &self.retained, &self.notes)
-                }
+            let sections = self.entries_in(unit);
+            let (dwarf, meta) = match &unit.split {
+                Some(split) => (sections.split_dwarf(&self.sections, &split.place.parts), &split.meta),
+                None => (sections.dwarf(), &unit.meta),
+            };
+            match meta.open(&dwarf, meta.shared_abbreviations.clone()) {
+                Ok(open) => tree::read(sections, &dwarf, &open, &self.functions, &self.retained, &self.notes),
                 Err(error) => {
-                    self.bad("compilation unit", unit.meta.offset as usize, error);
+                    self.bad("compilation unit", meta.offset as usize, error);
                     Tree::default()
                 }
             }
@@ -307,7 +361,8 @@ impl Dwarf {
         reader: &gimli::Dwarf<Slice<'a>>,
         unit: usize,
     ) -> Option<gimli::Unit<Slice<'a>>> {
-        let meta = &self.units.get(unit)?.meta;
+        // What a split unit says of its variables is in the other file, with other offsets.
+        let CompileUnit { meta, split: None, .. } = self.units.get(unit)? else { return None };
         match meta.open(reader, meta.shared_abbreviations.clone()) {
             Ok(open) => Some(open),
             Err(error) => {
@@ -325,6 +380,11 @@ impl Dwarf {
         value: gimli::AttributeValue<Slice<'a>>,
     ) -> Option<Cow<'a, str>> {
         self.sections.text(self.sections.text_ref(reader, unit, value), MAX_NAME)
+    }
+
+    /// Whether the unit's entries are in another file.
+    pub fn is_split(&self, found: Found) -> bool {
+        self.units.get(found.unit).is_some_and(|unit| unit.split.is_some())
     }
 
     /// Pays for an index of so many bytes; `false` if the file gets no more memory.
@@ -345,6 +405,11 @@ impl Dwarf {
 }
 
 impl Found {
+    /// Whether a function is known, not only a line.
+    pub fn has_scope(self) -> bool {
+        self.scope != NONE
+    }
+
     /// The innermost scope, for [`Dwarf::step`].
     pub fn scope(&self) -> u32 {
         self.scope

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::Dwarf;
+use super::sections::StrRef;
 use super::segments::NONE;
 use super::tree::{Decl, DeclKind, Scope};
 use crate::demangle::try_demangle;
@@ -26,7 +27,8 @@ impl FunctionName {
 impl Dwarf {
     /// The name of a scope of a unit; `None` if it has none.
     pub(super) fn scope_name(&self, unit: usize, scope: &Scope) -> Option<Cow<'_, FunctionName>> {
-        let (unit, at) = if scope.decl == NONE { self.decl_at(scope.remote)? } else { (unit, scope.decl) };
+        let (unit, at) =
+            if scope.decl == NONE { self.decl_at(unit, scope.remote)? } else { (unit, scope.decl) };
         let decl = self.decl(unit, at)?;
         if let Some(known) = decl.resolved.get() {
             return (!known.function.is_empty()).then_some(Cow::Borrowed(&**known));
@@ -43,28 +45,28 @@ impl Dwarf {
         self.tree(unit)?.decls.get(at as usize)
     }
 
-    /// The unit and position of the declaration at an offset of `.debug_info`.
-    fn decl_at(&self, offset: u32) -> Option<(usize, u32)> {
+    /// The unit and position of the declaration at an offset that an entry of unit `from` refers to. Split units
+    /// refer only to themselves.
+    fn decl_at(&self, from: usize, offset: u32) -> Option<(usize, u32)> {
         if offset == NONE {
             return None;
         }
-        let unit = self.unit_at(offset)?;
+        let unit = if self.units.get(from)?.split.is_some() { from } else { self.unit_at(offset)? };
         let at = self.tree(unit)?.decls.binary_search_by_key(&offset, |decl| decl.offset).ok()?;
         Some((unit, u32::try_from(at).ok()?))
     }
 
     /// Follows an entry to what names it. The name is empty if nothing does.
     fn resolve(&self, mut unit: usize, mut at: u32) -> FunctionName {
-        let text = |text| self.sections.text(text, MAX_NAME);
         let (mut linkage, mut named) = (None, None);
         for _ in 0..MAX_ORIGINS {
             let Some(decl) = self.decl(unit, at) else { break };
-            linkage = linkage.or_else(|| text(decl.linkage));
+            linkage = linkage.or_else(|| self.text(unit, decl.linkage));
             // The outermost origin that has a name also stands where the function was declared.
             if decl.name.is_some() {
                 named = Some((unit, at));
             }
-            let Some(next) = self.decl_at(decl.origin) else { break };
+            let Some(next) = self.decl_at(unit, decl.origin) else { break };
             (unit, at) = next;
         }
         let function = linkage
@@ -76,16 +78,21 @@ impl Dwarf {
         FunctionName { function: function.into(), linkage: linkage.map(Into::into) }
     }
 
+    /// A name in an entry of a unit.
+    fn text(&self, unit: usize, text: StrRef) -> Option<Cow<'_, str>> {
+        self.entries_in(self.units.get(unit)?).text(text, MAX_NAME)
+    }
+
     /// The name with what is around it, as Rust and C++ both write it.
     fn qualified(&self, unit: usize, at: u32) -> Option<String> {
-        let name = self.sections.text(self.decl(unit, at)?.name, MAX_NAME)?;
+        let name = self.text(unit, self.decl(unit, at)?.name)?;
         let mut parts = vec![name];
         let mut length = 0;
         let mut outer = self.decl(unit, at)?.parent;
         while let Some(decl) =
             self.decl(unit, outer).filter(|_| parts.len() < MAX_QUALIFIERS && length < MAX_NAME)
         {
-            match self.sections.text(decl.name, MAX_NAME) {
+            match self.text(unit, decl.name) {
                 Some(name) => parts.push(name),
                 None if decl.kind == DeclKind::Namespace => parts.push("(anonymous namespace)".into()),
                 None => {}

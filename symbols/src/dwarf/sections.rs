@@ -1,8 +1,9 @@
 //! The debug sections of one core module, owned, and the text in them. What the sections mean is decided elsewhere.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
-use gimli::{AttributeValue, Dwarf, EndianSlice, LittleEndian, SectionId};
+use gimli::{AttributeValue, Dwarf, DwarfFileType, EndianSlice, LittleEndian, RangeLists, SectionId};
 
 /// How the debug sections are read: wasm is little-endian.
 pub(crate) type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -21,6 +22,15 @@ pub(crate) struct Sections {
     rnglists: Box<[u8]>,
     str: Box<[u8]>,
     str_offsets: Box<[u8]>,
+}
+
+/// Which part of each section belongs to one unit of a split file. A `.dwo` file is one part, a `.dwp` file many.
+#[derive(Clone, Default)]
+pub(crate) struct Parts {
+    pub abbrev: Range<usize>,
+    pub info: Range<usize>,
+    pub rnglists: Range<usize>,
+    pub str_offsets: Range<usize>,
 }
 
 /// A string in one of the sections.
@@ -91,6 +101,16 @@ impl Sections {
         }
     }
 
+    /// All of each section.
+    pub fn whole(&self) -> Parts {
+        Parts {
+            abbrev: 0..self.abbrev.len(),
+            info: 0..self.info.len(),
+            rnglists: 0..self.rnglists.len(),
+            str_offsets: 0..self.str_offsets.len(),
+        }
+    }
+
     /// Bytes held.
     pub fn size(&self) -> usize {
         let Self { abbrev, addr, info, line, line_str, loc, loclists, ranges, rnglists, str, str_offsets } =
@@ -133,6 +153,22 @@ impl Sections {
             Ok(dwarf) => dwarf,
             Err(never) => match never {},
         }
+    }
+
+    /// The sections of one split unit, with those that stay in the linked file.
+    pub fn split_dwarf<'a>(&'a self, linked: &'a Self, parts: &Parts) -> Dwarf<Slice<'a>> {
+        let cut = |section: &'a [u8], part: &Range<usize>| {
+            EndianSlice::new(section.get(part.clone()).unwrap_or_default(), LittleEndian)
+        };
+        let mut dwarf = self.dwarf();
+        dwarf.file_type = DwarfFileType::Dwo;
+        dwarf.debug_abbrev = cut(&self.abbrev, &parts.abbrev).into();
+        dwarf.debug_info = cut(&self.info, &parts.info).into();
+        dwarf.debug_str_offsets = cut(&self.str_offsets, &parts.str_offsets).into();
+        dwarf.debug_addr = EndianSlice::new(&linked.addr, LittleEndian).into();
+        let ranges = EndianSlice::new(&linked.ranges, LittleEndian);
+        dwarf.ranges = RangeLists::new(ranges.into(), cut(&self.rnglists, &parts.rnglists).into());
+        dwarf
     }
 
     /// Where an attribute's text stands; [`StrRef::NONE`] if it is no text.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gimli::{
     Abbreviations, AttributeValue, DebugAddrBase, DebugInfoOffset, DebugLocListsBase, DebugRngListsBase,
-    DebugStrOffsetsBase, DebuggingInformationEntry, Dwarf, DwarfFileType, Unit, UnitHeader,
+    DebugStrOffsetsBase, DebuggingInformationEntry, Dwarf, DwarfFileType, Unit, UnitHeader, UnitType,
 };
 
 use super::sections::{Sections, Slice, StrRef};
@@ -21,11 +21,17 @@ pub(crate) struct UnitMeta {
     pub comp_dir: StrRef,
     /// The table, if several units share it; others are parsed again, once, with the unit's tree.
     pub shared_abbreviations: Option<Arc<Abbreviations>>,
+    /// Of DWARF.
+    pub version: u16,
+    /// The id and the file's name, if its entries are in another file.
+    pub split: Option<(u64, StrRef)>,
     low_pc: u64,
     str_offsets_base: usize,
     addr_base: usize,
     loclists_base: usize,
     rnglists_base: usize,
+    /// Up to DWARF 4: where the ranges of the split unit start in `.debug_ranges`.
+    split_ranges_base: usize,
 }
 
 /// The attributes that say where an entry's code lies.
@@ -107,6 +113,8 @@ impl UnitMeta {
             line_offset: None,
             comp_dir: StrRef::NONE,
             shared_abbreviations: None,
+            version: encoding.version,
+            split: None,
             low_pc: 0,
             str_offsets_base: DebugStrOffsetsBase::default_for_encoding_and_file(
                 encoding,
@@ -116,8 +124,13 @@ impl UnitMeta {
             addr_base: 0,
             loclists_base: DebugLocListsBase::default_for_encoding_and_file(encoding, DwarfFileType::Main).0,
             rnglists_base: DebugRngListsBase::default_for_encoding_and_file(encoding, DwarfFileType::Main).0,
+            split_ranges_base: 0,
         };
         let (mut low, mut comp_dir) = (None, None);
+        let (mut split, mut split_name) = (None, None);
+        if let UnitType::Skeleton(id) = header.type_() {
+            split = Some(id.0);
+        }
         let mut place = Place::default();
         let mut root = DebuggingInformationEntry::null();
         header.entries_raw(&abbreviations, None)?.read_entry(&mut root)?;
@@ -143,6 +156,11 @@ impl UnitMeta {
                 (gimli::DW_AT_rnglists_base, AttributeValue::DebugRngListsBase(base)) => {
                     meta.rnglists_base = base.0;
                 }
+                (gimli::DW_AT_GNU_ranges_base, AttributeValue::DebugRngListsBase(base)) => {
+                    meta.split_ranges_base = base.0;
+                }
+                (gimli::DW_AT_GNU_dwo_id, AttributeValue::DwoId(id)) => split = Some(id.0),
+                (gimli::DW_AT_dwo_name | gimli::DW_AT_GNU_dwo_name, value) => split_name = Some(value),
                 (name, value) => {
                     if name == gimli::DW_AT_low_pc {
                         low = Some(value);
@@ -153,12 +171,41 @@ impl UnitMeta {
         }
         // Only now are the bases known that these values may need.
         let mut unit = meta.open_with(header, abbreviations);
-        meta.comp_dir = comp_dir.map_or(StrRef::NONE, |value| sections.text_ref(dwarf, &unit, value));
+        let text = |value| sections.text_ref(dwarf, &unit, value);
+        meta.comp_dir = comp_dir.map_or(StrRef::NONE, text);
+        // Without a name it is the split unit itself.
+        meta.split = split.zip(split_name).map(|(id, name)| (id, text(name)));
         if let Some(low) = low {
             meta.low_pc = dwarf.attr_address(&unit, low)?.unwrap_or(0);
             unit.low_pc = meta.low_pc;
         }
         Ok((meta, unit, place))
+    }
+
+    /// The unit that this is the skeleton of: `header` is its own, what it leaves out is here.
+    pub fn of_split(&self, header: &UnitHeader<Slice<'_>>) -> Self {
+        let encoding = header.encoding();
+        let offset = header.debug_info_offset().map_or(0, |offset| offset.0);
+        let bases = DwarfFileType::Dwo;
+        Self {
+            offset: offset as u32,
+            end: offset.saturating_add(header.length_including_self()) as u32,
+            line_offset: None,
+            comp_dir: StrRef::NONE,
+            shared_abbreviations: None,
+            version: encoding.version,
+            split: None,
+            low_pc: self.low_pc,
+            str_offsets_base: DebugStrOffsetsBase::default_for_encoding_and_file(encoding, bases).0,
+            addr_base: self.addr_base,
+            loclists_base: DebugLocListsBase::default_for_encoding_and_file(encoding, bases).0,
+            rnglists_base: if encoding.version >= 5 {
+                DebugRngListsBase::default_for_encoding_and_file(encoding, bases).0
+            } else {
+                self.split_ranges_base
+            },
+            split_ranges_base: 0,
+        }
     }
 
     /// The unit, ready for its entries to be read.

@@ -175,7 +175,7 @@ fn fill<'a>(
     (frame, place): (&StoppedFrame, Place),
 ) {
     let mut scopes = Vec::new();
-    if let Some(at) = symbols.dwarf.find(address) {
+    if let Some(at) = symbols.dwarf.find(address).filter(|at| !symbols.dwarf.is_split(*at)) {
         let mut scope = at.scope();
         while let Some(step) = symbols.dwarf.step(at, scope)
             && scopes.len() < found.len()

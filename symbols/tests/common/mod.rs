@@ -160,3 +160,43 @@ pub fn instructions(module: &[u8]) -> Vec<u64> {
     }
     out
 }
+
+/// The sections of a module or component: number and content.
+pub fn sections(file: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut reader = wasmparser::BinaryReader::new(&file[8..], 0);
+    let mut out = Vec::new();
+    while !reader.eof() {
+        let id = reader.read_u8().unwrap();
+        let len = reader.read_var_u32().unwrap() as usize;
+        out.push((id, reader.read_bytes(len).unwrap()));
+    }
+    out
+}
+
+/// A file with these sections after the preamble of another.
+pub fn with_sections<'a>(file: &[u8], sections: impl IntoIterator<Item = (u8, &'a [u8])>) -> Vec<u8> {
+    let start = bytes().bytes(&file[..8]);
+    sections
+        .into_iter()
+        .fold(start, |out, (id, content)| out.u8(id).uleb(content.len() as u64).bytes(content))
+        .0
+}
+
+/// The name of a custom section.
+pub fn custom_name(content: &[u8]) -> &str {
+    wasmparser::BinaryReader::new(content, 0).read_string().unwrap()
+}
+
+/// Without custom sections but those named, in nested modules too, as tools strip files.
+pub fn strip(file: &[u8], keep: &[&str]) -> Vec<u8> {
+    let is_component = file[6..8] == [1, 0];
+    let stripped: Vec<(u8, Vec<u8>)> = sections(file)
+        .into_iter()
+        .filter(|(id, content)| *id != 0 || keep.contains(&custom_name(content)))
+        .map(|(id, content)| match id {
+            1 | 4 if is_component => (id, strip(content, keep)),
+            _ => (id, content.to_vec()),
+        })
+        .collect();
+    with_sections(file, stripped.iter().map(|(id, content)| (*id, content.as_slice())))
+}

@@ -9,6 +9,7 @@ pub mod replay;
 #[cfg(test)]
 mod testing;
 
+pub use replay::LoadSymbols;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 

@@ -66,9 +66,14 @@ impl Book {
     /// Blocks for as long as reading takes.
     pub fn add(&self, module: &ModuleId, bytes: &[u8]) {
         // Read before the lock is taken, so that folding with the names there are goes on.
-        match SymbolFile::parse(bytes) {
-            Ok(file) => self.with(|pages| pages.symbolizer.add_file(module.clone(), Arc::new(file))),
-            Err(_) => self.absent(module),
+        self.add_file(module, SymbolFile::parse(bytes).ok());
+    }
+
+    /// Takes symbols, or notes that there are none.
+    pub fn add_file(&self, module: &ModuleId, symbols: Option<SymbolFile>) {
+        match symbols {
+            Some(file) => self.with(|pages| pages.symbolizer.add_file(module.clone(), Arc::new(file))),
+            None => self.absent(module),
         }
     }
 

@@ -3,25 +3,29 @@
 
 use std::sync::Arc;
 
-use sandscope_model::{ExpHistogram, Profile, SampleKind, WorkloadId};
+use sandscope_model::{ExpHistogram, ModuleId, Profile, SampleKind, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::PointValue;
 use sandscope_proto::start::Phase;
 use sandscope_recording::Recording;
+use sandscope_symbols::SymbolFile;
 use tokio::task::spawn_blocking;
 
 use super::names::Book;
 use super::{Ends, Handle};
 use crate::data::{Delta, FlameQuery, Link, Row, RowKey, Shown};
 
+/// The symbols of a module by its id; the bytes are what the recording has of it.
+pub type LoadSymbols = Arc<dyn Fn(&ModuleId, Option<&[u8]>) -> Option<SymbolFile> + Send + Sync>;
+
 /// Starts showing a recording.
-pub fn start(recording: Recording) -> Handle {
+pub fn start(recording: Recording, load: LoadSymbols) -> Handle {
     Handle::start(|tasks, ends| {
-        tasks.spawn(play(Arc::new(recording), ends));
+        tasks.spawn(play(Arc::new(recording), load, ends));
     })
 }
 
-async fn play(recording: Arc<Recording>, mut ends: Ends) {
+async fn play(recording: Arc<Recording>, load: LoadSymbols, mut ends: Ends) {
     let missing = recording.missing().map(Shown::new);
     let link = Link::Recording { missing, duration_s: recording.duration_s() };
     let rows = Delta::Rows { snapshot: true, rows: rows(&recording), removed: Vec::new(), pipeline: None };
@@ -34,7 +38,7 @@ async fn play(recording: Arc<Recording>, mut ends: Ends) {
     loop {
         let asked = ends.asked.borrow_and_update().clone();
         if let Some(query) = asked {
-            flame(&recording, &book, &query, &ends).await;
+            flame(&recording, &load, &book, &query, &ends).await;
         }
         if ends.asked.changed().await.is_err() {
             return;
@@ -43,7 +47,7 @@ async fn play(recording: Arc<Recording>, mut ends: Ends) {
 }
 
 /// Sends one flame graph: at once with the names there are, and again after each module's symbols were read.
-async fn flame(recording: &Arc<Recording>, book: &Book, query: &FlameQuery, ends: &Ends) {
+async fn flame(recording: &Arc<Recording>, load: &LoadSymbols, book: &Book, query: &FlameQuery, ends: &Ends) {
     let profile = Arc::new(profile(recording, query));
     let mut lacking = book.lacking(&profile).into_iter();
     loop {
@@ -56,11 +60,11 @@ async fn flame(recording: &Arc<Recording>, book: &Book, query: &FlameQuery, ends
             }
         }
         let Some(module) = lacking.next() else { return };
-        let (book_, recording_) = (book.clone(), Arc::clone(recording));
-        let read = spawn_blocking(move || match recording_.debug_info(&module) {
-            Ok(Some(bytes)) => book_.add(&module, &bytes),
+        let (book_, recording_, load_) = (book.clone(), Arc::clone(recording), Arc::clone(load));
+        let read = spawn_blocking(move || {
             // The screen says how many modules have symbols; nothing else depends on them.
-            Ok(None) | Err(_) => book_.absent(&module),
+            let recorded = recording_.debug_info(&module).ok().flatten();
+            book_.add_file(&module, load_(&module, recorded.as_deref()));
         });
         if read.await.is_err() {
             return;
@@ -153,6 +157,11 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+
+    /// Only what the recording has.
+    fn recorded(_: &ModuleId, bytes: Option<&[u8]>) -> Option<SymbolFile> {
+        SymbolFile::parse(bytes?).ok()
+    }
     use crate::fold::Order;
     use crate::source::testing::{WORKLOAD, guest};
 
@@ -189,7 +198,7 @@ mod tests {
         }
         writer.finish().unwrap();
 
-        let mut source = start(Recording::open(&path).unwrap());
+        let mut source = start(Recording::open(&path).unwrap(), Arc::new(recorded));
         let mut next =
             async || timeout(Duration::from_secs(60), source.deltas.recv()).await.unwrap().unwrap();
         assert!(matches!(next().await, Delta::Link(Link::Recording { missing: None, .. })));
