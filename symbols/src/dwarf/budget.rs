@@ -15,6 +15,16 @@ impl Budget {
     pub fn take(&self, amount: usize) -> bool {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(amount)).is_ok()
     }
+
+    /// Spends what is left.
+    pub fn drain(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is left.
+    pub fn is_spent(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
 }
 
 /// Appends to an index and pays for it; `None` if the budget is spent or 32 bits do not count them.

@@ -122,8 +122,11 @@ impl Files {
     fn join(&self, file: &File, sections: &Sections) -> Option<String> {
         let index = if self.version >= 5 { Some(file.directory) } else { file.directory.checked_sub(1) };
         let directory = index.and_then(|index| self.directories.get(index as usize));
+        // In DWARF 5, directory 0 is the compilation directory.
+        let is_unit_dir = self.version >= 5 && file.directory == 0 && directory.is_some();
+        let comp_dir = (!is_unit_dir).then_some(&self.comp_dir);
         let mut out = String::new();
-        for part in [Some(&self.comp_dir), directory, Some(&file.name)].into_iter().flatten() {
+        for part in [comp_dir, directory, Some(&file.name)].into_iter().flatten() {
             if let Some(part) = sections.text(*part, MAX_PATH) {
                 push(&mut out, &part);
             }

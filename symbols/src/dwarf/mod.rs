@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 pub(crate) use budget::Budget;
+use gimli::Reader as _;
 use lines::Lines;
 pub(crate) use naming::FunctionName;
 pub(crate) use sections::Sections;
@@ -29,7 +30,7 @@ use unit::{UnitMeta, live};
 
 use crate::error::{Note, Notes};
 use crate::layout::Functions;
-use crate::limits::MAX_UNITS;
+use crate::limits::{MAX_UNITS, MAX_UNKEPT_NAMES};
 
 /// The DWARF of one core module.
 pub(crate) struct Dwarf {
@@ -44,6 +45,10 @@ pub(crate) struct Dwarf {
     /// Line tables by offset, ascending.
     lines: Vec<LineSlot>,
     line_work: Budget,
+    /// Entries of range lists, which may be shared, that are read.
+    range_work: Budget,
+    /// Bytes of names that are made without being kept.
+    name_work: Budget,
     retained: Arc<Budget>,
     notes: Arc<Notes>,
 }
@@ -89,6 +94,7 @@ impl Dwarf {
         notes: Arc<Notes>,
     ) -> Self {
         let line_work = Budget::new(sections.line.len() * 2 + 1_024);
+        let range_work = Budget::new(sections.max_ranges() * 2 + 1_024);
         let mut out = Self {
             sections: Sections::default(),
             functions,
@@ -98,6 +104,8 @@ impl Dwarf {
             covered_by_vague: OnceLock::new(),
             lines: Vec::new(),
             line_work,
+            range_work,
+            name_work: Budget::new(MAX_UNKEPT_NAMES),
             retained,
             notes,
         };
@@ -117,7 +125,6 @@ impl Dwarf {
         let mut uses: HashMap<usize, u32> = HashMap::new();
         let mut table_offsets = Vec::new();
         let mut intervals = Vec::new();
-        let mut ranges_left = sections.max_ranges() + MAX_UNITS;
         let (mut ranges, mut matching) = (0, 0);
         let mut headers = dwarf.units();
         loop {
@@ -139,7 +146,8 @@ impl Dwarf {
             }
             let table = header.debug_abbrev_offset().0;
             let offset = header.debug_info_offset().map_or(0, |offset| offset.0);
-            let Some(abbreviations) = tables.get(table, &self.notes) else { continue };
+            let code = root_code(sections, offset + header.header_size()).unwrap_or(0);
+            let Some(abbreviations) = tables.root(table, code, &self.notes) else { continue };
             let (meta, unit, place) = match UnitMeta::read(sections, &dwarf, header, abbreviations) {
                 Ok(read) => read,
                 Err(error) => {
@@ -149,21 +157,21 @@ impl Dwarf {
             };
             let id = self.units.len() as u32;
             let before = intervals.len();
-            let mut dead = false;
-            let read = place.each(&dwarf, &unit, &mut ranges_left, |begin, end| {
+            let (mut dead, mut full) = (false, false);
+            let read = place.each(&dwarf, &unit, &self.range_work, |begin, end| {
                 dead = true;
                 if let Some((begin, end)) = live(begin, end) {
                     ranges += 1;
                     matching += usize::from(self.functions.aligned(begin, end));
                     // Where units overlap, the first one is found.
-                    intervals.push(Interval {
-                        begin,
-                        end: end.min(self.functions.end()),
-                        rank: u32::MAX - id,
-                        id,
-                    });
+                    let end = end.min(self.functions.end());
+                    let interval = Interval { begin, end, rank: u32::MAX - id, id };
+                    full |= !interval.add(&mut intervals, &self.retained);
                 }
             });
+            if full {
+                self.notes.add(Note::Memory);
+            }
             if let Err(error) = read {
                 self.bad("ranges of compilation unit", offset, error);
             }
@@ -174,9 +182,6 @@ impl Dwarf {
             table_offsets.push(table);
             self.units.push(CompileUnit { meta, tree: OnceLock::new(), lines: NONE });
         }
-        if ranges_left == 0 {
-            self.notes.add(Note::Limit { what: "address ranges of units", limit: ranges });
-        }
         if matching * 2 < ranges {
             self.notes.add(Note::StaleDwarf { ranges, matching });
             return false;
@@ -184,7 +189,9 @@ impl Dwarf {
         // Tables that several units use are kept; re-reading those would be quadratic.
         for (unit, offset) in self.units.iter_mut().zip(table_offsets) {
             if uses.get(&offset).is_some_and(|uses| *uses > 1) {
-                unit.meta.shared_abbreviations = tables.get(offset, &self.notes);
+                // Without memory for the table, the unit has lines but no names.
+                let table = tables.get(offset, &self.notes).unwrap_or_default();
+                unit.meta.shared_abbreviations = Some(table);
             }
         }
         self.covered = Segments::new(intervals);
@@ -269,7 +276,8 @@ impl Dwarf {
             let dwarf = self.sections.dwarf();
             match unit.meta.open(&dwarf, unit.meta.shared_abbreviations.clone()) {
                 Ok(open) => {
-                    tree::read(&self.sections, &dwarf, &open, &self.functions, &self.retained, &self.notes)
+                    let budgets = (&self.range_work, &*self.retained);
+                    tree::read(&self.sections, &dwarf, &open, &self.functions, budgets, &self.notes)
                 }
                 Err(error) => {
                     self.bad("compilation unit", unit.meta.offset as usize, error);
@@ -292,6 +300,11 @@ impl Dwarf {
         let at = self.units.partition_point(|unit| unit.meta.offset <= offset).checked_sub(1)?;
         (offset < self.units.get(at)?.meta.end).then_some(at)
     }
+}
+
+/// The abbreviation code of a unit's root entry, which stands at `at`.
+fn root_code(sections: &Sections, at: usize) -> Option<u64> {
+    sections::Slice::new(sections.info.get(at..)?, gimli::LittleEndian).read_uleb128().ok()
 }
 
 impl Found {

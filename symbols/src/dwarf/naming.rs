@@ -6,6 +6,7 @@ use super::Dwarf;
 use super::segments::NONE;
 use super::tree::{Decl, DeclKind, Scope};
 use crate::demangle::try_demangle;
+use crate::error::Note;
 use crate::limits::{MAX_NAME, MAX_ORIGINS, MAX_QUALIFIERS};
 
 /// A function's name as DWARF has it.
@@ -31,10 +32,19 @@ impl Dwarf {
         if let Some(known) = decl.resolved.get() {
             return (!known.function.is_empty()).then_some(Cow::Borrowed(&**known));
         }
+        if self.name_work.is_spent() {
+            return None;
+        }
         let name = self.resolve(unit, at);
         if self.retained.take(name.size()) {
             let known = decl.resolved.get_or_init(|| Box::new(name));
             return (!known.function.is_empty()).then_some(Cow::Borrowed(&**known));
+        }
+        // What cannot be kept is made again for each who asks, but not for ever.
+        if !self.name_work.take(name.size()) {
+            self.name_work.drain();
+            self.notes.add(Note::Memory);
+            return None;
         }
         (!name.function.is_empty()).then_some(Cow::Owned(name))
     }

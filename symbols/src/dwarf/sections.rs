@@ -93,9 +93,10 @@ impl Sections {
         [abbrev, addr, info, line, line_str, ranges, rnglists, str, str_offsets].map(|s| s.len()).iter().sum()
     }
 
-    /// Most address ranges that can stand in the range sections: an entry has at least two bytes.
+    /// Most address ranges that the sections can hold: in lists an entry has at least two bytes, and so has one that
+    /// stands in `.debug_info`.
     pub fn max_ranges(&self) -> usize {
-        (self.ranges.len() + self.rnglists.len()) / 2
+        (self.ranges.len() + self.rnglists.len() + self.info.len()) / 2
     }
 
     /// `.debug_abbrev`.

@@ -92,7 +92,7 @@ pub(crate) fn read<'a>(
     dwarf: &Dwarf<Slice<'a>>,
     unit: &Unit<Slice<'a>>,
     functions: &Functions,
-    retained: &Budget,
+    (range_work, retained): (&Budget, &Budget),
     notes: &Notes,
 ) -> Tree {
     let len = unit.header.length_including_self();
@@ -101,6 +101,7 @@ pub(crate) fn read<'a>(
         dwarf,
         unit,
         functions,
+        range_work,
         retained,
         notes,
         base: unit.header.debug_info_offset().map_or(0, |offset| offset.0),
@@ -109,9 +110,8 @@ pub(crate) fn read<'a>(
         intervals: Vec::new(),
         scopes: Vec::new(),
         decls: Vec::new(),
-        // Attributes may take no bytes and ranges may be shared, so the unit's length bounds neither by itself.
+        // Attributes may take no bytes, so the unit's length does not bound them by itself.
         attributes_left: len.saturating_mul(2).saturating_add(1_024),
-        ranges_left: len.saturating_add(256),
         too_deep: false,
     };
     match walk.run() {
@@ -129,8 +129,8 @@ pub(crate) fn read<'a>(
     if walk.too_deep {
         notes.add(Note::Limit { what: "levels of nested scopes", limit: MAX_DIE_DEPTH });
     }
-    if walk.ranges_left == 0 {
-        notes.add(Note::Limit { what: "address ranges of one unit", limit: len });
+    if range_work.is_spent() {
+        notes.add(Note::Limit { what: "address ranges", limit: sections.max_ranges() * 2 });
     }
     walk.finish()
 }
@@ -149,6 +149,7 @@ struct Walk<'w, 'a> {
     dwarf: &'w Dwarf<Slice<'a>>,
     unit: &'w Unit<Slice<'a>>,
     functions: &'w Functions,
+    range_work: &'w Budget,
     retained: &'w Budget,
     notes: &'w Notes,
     /// Offset of the unit in `.debug_info`.
@@ -160,7 +161,6 @@ struct Walk<'w, 'a> {
     scopes: Vec<Scope>,
     decls: Vec<Decl>,
     attributes_left: usize,
-    ranges_left: usize,
     too_deep: bool,
 }
 
@@ -306,12 +306,12 @@ impl<'a> Walk<'_, 'a> {
         let before = self.intervals.len();
         let (intervals, functions, retained) = (&mut self.intervals, self.functions, self.retained);
         let mut full = false;
-        let read = attributes.place.each(self.dwarf, self.unit, &mut self.ranges_left, |begin, end| {
+        let read = attributes.place.each(self.dwarf, self.unit, self.range_work, |begin, end| {
             if let Some((begin, end)) = live(begin, end)
                 && functions.encloses(begin, end)
             {
                 // Later entries are inner ones, or override as they do in other symbolizers.
-                full |= add(intervals, Interval { begin, end, rank: id, id }, retained).is_none();
+                full |= !Interval { begin, end, rank: id, id }.add(intervals, retained);
             }
         });
         if let Err(error) = read {
