@@ -17,6 +17,8 @@ pub(crate) struct Tables<'a> {
     known: HashMap<usize, Option<Arc<Abbreviations>>>,
     /// Tables of one abbreviation, by offset and the abbreviation's code.
     roots: HashMap<(usize, u64), Option<Arc<Abbreviations>>>,
+    /// Bytes that tables take, by offset.
+    sizes: HashMap<usize, usize>,
     /// Bytes of the section that may still be stepped over.
     bytes_left: usize,
     /// Bytes that whole tables may still take.
@@ -32,12 +34,20 @@ struct Measured {
     found: Vec<u8>,
 }
 
+impl Measured {
+    /// Bytes that the table takes once it is made.
+    fn size(&self) -> usize {
+        self.entries * 128 + self.attributes * 16
+    }
+}
+
 impl<'a> Tables<'a> {
     /// No tables yet. Tables that do not overlap add up to the section's length at most.
     pub fn new(section: Slice<'a>) -> Self {
         let bytes_left = section.len() * 3 + 1_024;
         let kept_left = MAX_KEPT_TABLES;
-        Self { section, known: HashMap::new(), roots: HashMap::new(), bytes_left, kept_left }
+        let (known, roots, sizes) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { section, known, roots, sizes, bytes_left, kept_left }
     }
 
     /// The table at an offset; `None` if it is unreadable or over the limits, which is noted.
@@ -45,9 +55,8 @@ impl<'a> Tables<'a> {
         if let Some(known) = self.known.get(&offset) {
             return known.clone();
         }
-        let table = self.measure(offset, 0, notes).and_then(|Measured { entries, attributes, .. }| {
-            let size = entries * 128 + attributes * 16;
-            let Some(left) = self.kept_left.checked_sub(size) else {
+        let table = self.measure(offset, 0, notes).and_then(|measured| {
+            let Some(left) = self.kept_left.checked_sub(measured.size()) else {
                 notes.add(Note::Memory);
                 return None;
             };
@@ -64,12 +73,19 @@ impl<'a> Tables<'a> {
         if let Some(known) = self.roots.get(&(offset, code)) {
             return known.clone();
         }
-        let root = self.measure(offset, code, notes).and_then(|Measured { mut found, .. }| {
+        let root = self.measure(offset, code, notes).and_then(|measured| {
+            self.sizes.insert(offset, measured.size());
+            let mut found = measured.found;
             found.push(0);
             parse(Slice::new(&found, gimli::LittleEndian), 0, notes)
         });
         self.roots.insert((offset, code), root.clone());
         root
+    }
+
+    /// Bytes that the table takes whose root was asked for.
+    pub fn size(&self, offset: usize) -> usize {
+        self.sizes.get(&offset).copied().unwrap_or(0)
     }
 
     /// Steps over the table and spends what that costs, refused or not.

@@ -16,6 +16,11 @@ impl Budget {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(amount)).is_ok()
     }
 
+    /// Takes back what was not needed.
+    pub fn give(&self, amount: usize) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
     /// Spends what is left.
     pub fn drain(&self) {
         self.0.store(0, Ordering::Relaxed);

@@ -19,13 +19,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 pub(crate) use budget::Budget;
-use gimli::Reader as _;
+use gimli::{Abbreviations, Reader as _};
 use lines::Lines;
 pub(crate) use naming::FunctionName;
 pub(crate) use sections::Sections;
 use segments::{Interval, NONE, Segments};
 pub(crate) use tree::Position;
-use tree::Tree;
+use tree::{Budgets, FUNCTION, Inlined, Input, Scope, Tree};
 use unit::{UnitMeta, live};
 
 use crate::error::{Note, Notes};
@@ -45,7 +45,8 @@ pub(crate) struct Dwarf {
     /// Line tables by offset, ascending.
     lines: Vec<LineSlot>,
     line_work: Budget,
-    /// Entries of range lists, which may be shared, that are read.
+    /// What walks of entries pay with, see [`tree::Budgets`].
+    attribute_work: Budget,
     range_work: Budget,
     /// Bytes of names that are made without being kept.
     name_work: Budget,
@@ -70,7 +71,9 @@ struct LineSlot {
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     unit: usize,
-    /// The innermost function or inlined call, [`NONE`] if only the line is known.
+    /// Position in [`Tree::functions`], or [`NONE`] if only the line is known.
+    function: u32,
+    /// The innermost scope: position in [`tree::Inlined::scopes`], or [`FUNCTION`]; [`NONE`] if there is no function.
     scope: u32,
     position: Position,
 }
@@ -94,7 +97,8 @@ impl Dwarf {
         notes: Arc<Notes>,
     ) -> Self {
         let line_work = Budget::new(sections.line.len() * 2 + 1_024);
-        let range_work = Budget::new(sections.max_ranges() * 2 + 1_024);
+        let range_work = Budget::new(sections.max_ranges());
+        let attribute_work = Budget::new(sections.max_attributes());
         let mut out = Self {
             sections: Sections::default(),
             functions,
@@ -104,6 +108,7 @@ impl Dwarf {
             covered_by_vague: OnceLock::new(),
             lines: Vec::new(),
             line_work,
+            attribute_work,
             range_work,
             name_work: Budget::new(MAX_UNKEPT_NAMES),
             retained,
@@ -148,13 +153,14 @@ impl Dwarf {
             let offset = header.debug_info_offset().map_or(0, |offset| offset.0);
             let code = root_code(sections, offset + header.header_size()).unwrap_or(0);
             let Some(abbreviations) = tables.root(table, code, &self.notes) else { continue };
-            let (meta, unit, place) = match UnitMeta::read(sections, &dwarf, header, abbreviations) {
+            let (mut meta, unit, place) = match UnitMeta::read(sections, &dwarf, header, abbreviations) {
                 Ok(read) => read,
                 Err(error) => {
                     self.bad("compilation unit", offset, error);
                     continue;
                 }
             };
+            meta.abbreviations_size = tables.size(table);
             let id = self.units.len() as u32;
             let before = intervals.len();
             let (mut dead, mut full) = (false, false);
@@ -228,13 +234,18 @@ impl Dwarf {
     /// What covers an address.
     pub fn find(&self, address: u32) -> Option<Found> {
         let unit = self.covered.find(address).or_else(|| self.find_vague(address))? as usize;
-        let scope = self.tree(unit).and_then(|tree| tree.segments.find(address)).unwrap_or(NONE);
+        let function = self.tree(unit).and_then(|tree| tree.segments.find(address));
+        let scope = function.map_or(NONE, |function| {
+            self.inlined(unit, function)
+                .and_then(|inlined| inlined.segments.find(address))
+                .unwrap_or(FUNCTION)
+        });
         let position = self.unit_lines(unit).and_then(|lines| lines.find(address));
         if scope == NONE && position.is_none() {
             return None;
         }
         let position = position.unwrap_or(Position { line: 0, file: u16::MAX, column: 0 });
-        Some(Found { unit, scope, position })
+        Some(Found { unit, function: function.unwrap_or(NONE), scope, position })
     }
 
     fn find_vague(&self, address: u32) -> Option<u32> {
@@ -256,7 +267,7 @@ impl Dwarf {
 
     /// A scope of the chain at an address; `None` past its end.
     pub fn step(&self, found: Found, scope: u32) -> Option<Step<'_>> {
-        let entry = self.tree(found.unit)?.scopes.get(scope as usize)?;
+        let entry = self.scope(found, scope)?;
         Some(Step {
             name: self.scope_name(found.unit, entry),
             inlined: entry.parent != NONE,
@@ -270,20 +281,64 @@ impl Dwarf {
         self.unit_lines(found.unit)?.files.path(position.file, &self.sections, &self.retained)
     }
 
+    fn scope(&self, found: Found, scope: u32) -> Option<&Scope> {
+        let function = self.tree(found.unit)?.functions.get(found.function as usize)?;
+        if scope == FUNCTION {
+            return Some(&function.scope);
+        }
+        function.inlined.get()?.scopes.get(scope as usize)
+    }
+
     fn tree(&self, unit: usize) -> Option<&Tree> {
         let unit = self.units.get(unit)?;
         Some(unit.tree.get_or_init(|| {
-            let dwarf = self.sections.dwarf();
-            match unit.meta.open(&dwarf, unit.meta.shared_abbreviations.clone()) {
-                Ok(open) => {
-                    let budgets = (&self.range_work, &*self.retained);
-                    tree::read(&self.sections, &dwarf, &open, &self.functions, budgets, &self.notes)
+            let read = |input: Input<'_, '_>| {
+                let mut tree = tree::read(input);
+                let is_kept = unit.meta.shared_abbreviations.is_some();
+                if is_kept || self.retained.take(unit.meta.abbreviations_size) {
+                    tree.abbreviations = Some(Arc::clone(&input.unit.abbreviations));
+                } else {
+                    self.notes.add(Note::Memory);
                 }
-                Err(error) => {
-                    self.bad("compilation unit", unit.meta.offset as usize, error);
-                    Tree::default()
-                }
-            }
+                tree
+            };
+            self.read(unit, unit.meta.shared_abbreviations.clone(), read).unwrap_or_default()
+        }))
+    }
+
+    /// The calls that were inlined into a function of a unit.
+    fn inlined(&self, unit: usize, function: u32) -> Option<&Inlined> {
+        let tree = self.tree(unit)?;
+        let function = tree.functions.get(function as usize).filter(|function| function.has_inlined)?;
+        let unit = self.units.get(unit)?;
+        Some(function.inlined.get_or_init(|| {
+            let Some(abbreviations) = &tree.abbreviations else { return Inlined::default() };
+            let read = |input: Input<'_, '_>| tree::read_inlined(input, &function.scope, &tree.decls);
+            self.read(unit, Some(Arc::clone(abbreviations)), read).unwrap_or_default()
+        }))
+    }
+
+    /// Opens a unit and reads in it.
+    fn read<T>(
+        &self,
+        unit: &CompileUnit,
+        abbreviations: Option<Arc<Abbreviations>>,
+        read: impl FnOnce(Input<'_, '_>) -> T,
+    ) -> Option<T> {
+        let dwarf = self.sections.dwarf();
+        let open = unit.meta.open(&dwarf, abbreviations);
+        let open = open.inspect_err(|error| self.bad("compilation unit", unit.meta.offset as usize, *error));
+        Some(read(Input {
+            sections: &self.sections,
+            dwarf: &dwarf,
+            unit: &open.ok()?,
+            functions: &self.functions,
+            budgets: Budgets {
+                attributes: &self.attribute_work,
+                ranges: &self.range_work,
+                retained: &self.retained,
+            },
+            notes: &self.notes,
         }))
     }
 

@@ -93,10 +93,16 @@ impl Sections {
         [abbrev, addr, info, line, line_str, ranges, rnglists, str, str_offsets].map(|s| s.len()).iter().sum()
     }
 
-    /// Most address ranges that the sections can hold: in lists an entry has at least two bytes, and so has one that
-    /// stands in `.debug_info`.
+    /// Address ranges that may be read: in lists an entry has at least two bytes, and so has one that stands in
+    /// `.debug_info`. Twice that, for the unit and its functions may say the same.
     pub fn max_ranges(&self) -> usize {
-        (self.ranges.len() + self.rnglists.len() + self.info.len()) / 2
+        self.ranges.len() + self.rnglists.len() + self.info.len() + 1_024
+    }
+
+    /// Attributes that may be read, of which some take no bytes. Entries are read with their unit, and those in a
+    /// function once more.
+    pub fn max_attributes(&self) -> usize {
+        self.info.len().saturating_mul(3) + 4_096
     }
 
     /// `.debug_abbrev`.

@@ -22,6 +22,8 @@ pub(crate) struct UnitMeta {
     pub comp_dir: StrRef,
     /// The table, if several units share it; others are parsed again, once, with the unit's tree.
     pub shared_abbreviations: Option<Arc<Abbreviations>>,
+    /// Bytes that the table takes, shared or not.
+    pub abbreviations_size: usize,
     low_pc: u64,
     str_offsets_base: usize,
     addr_base: usize,
@@ -107,6 +109,7 @@ impl UnitMeta {
             line_offset: None,
             comp_dir: StrRef::NONE,
             shared_abbreviations: None,
+            abbreviations_size: 0,
             low_pc: 0,
             str_offsets_base: DebugStrOffsetsBase::default_for_encoding_and_file(
                 encoding,
