@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sandscope_model::{ModuleId, NameSource, SourceFrame};
 
+use crate::bytes::Shared;
 use crate::dwarf::{Budget, Dwarf, Found, FunctionName, Position, Step};
 use crate::error::{Note, Notes, SymbolError};
 use crate::layout::{self, CoreModule};
@@ -39,8 +40,21 @@ impl SymbolFile {
     /// # Errors
     /// Only for bytes that do not even start as WebAssembly, or are 4 GiB and more.
     pub fn parse(bytes: &[u8]) -> Result<Self, SymbolError> {
+        Self::read(bytes, None)
+    }
+
+    /// [`SymbolFile::parse`] without copies: the bytes stay where they are, code and data included, as long as this
+    /// lives. For a mapping, or for bytes that nobody else needs.
+    ///
+    /// # Errors
+    /// Those of [`SymbolFile::parse`].
+    pub fn parse_shared(bytes: &Shared) -> Result<Self, SymbolError> {
+        Self::read((**bytes).as_ref(), Some(bytes))
+    }
+
+    fn read(bytes: &[u8], shared: Option<&Shared>) -> Result<Self, SymbolError> {
         let notes = Arc::new(Notes::default());
-        let modules = layout::read(bytes, &notes)?;
+        let modules = layout::read(bytes, shared, &notes)?;
         let budget = Arc::new(Budget::new(max_retained(bytes.len())));
         let mut retained = 0;
         let modules = modules
@@ -66,8 +80,8 @@ impl SymbolFile {
     /// call, not the one after it. Empty only outside of all functions.
     pub fn lookup(&self, offset: u64) -> Lookup<'_> {
         let found = self.module_at(offset).and_then(|(symbols, address)| {
-            symbols.module.functions.find(address)?;
-            Some((symbols, symbols.module.function_index(address), symbols.dwarf.find(address)))
+            let function = symbols.module.functions.find(address)?;
+            Some((symbols, symbols.module.index(function), symbols.dwarf.find(address)))
         });
         Lookup { found }
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use wasmparser::{Encoding, Imports, KnownCustom, Parser, Payload, TypeRef};
 
+use crate::bytes::{Bytes, Shared};
 use crate::dwarf::Sections;
 use crate::error::{Note, Notes, SymbolError};
 use crate::limits::{MAX_FUNCTIONS, MAX_MODULES, MAX_NESTING};
@@ -82,15 +83,23 @@ impl CoreModule {
 
     /// The index of the function around an address.
     pub fn function_index(&self, address: u32) -> Option<u32> {
-        let defined = u32::try_from(self.functions.find(address)?).ok()?;
-        self.imported?.checked_add(defined)
+        self.index(self.functions.find(address)?)
+    }
+
+    /// The index of the function at a position in [`CoreModule::functions`].
+    pub fn index(&self, function: usize) -> Option<u32> {
+        self.imported?.checked_add(u32::try_from(function).ok()?)
     }
 }
 
-/// All core modules of a file that have code, by ascending offset.
-pub(crate) fn read(bytes: &[u8], notes: &Notes) -> Result<Vec<CoreModule>, SymbolError> {
+/// All core modules of a file that have code, by ascending offset. What is kept of it is shared if it can be.
+pub(crate) fn read(
+    bytes: &[u8],
+    shared: Option<&Shared>,
+    notes: &Notes,
+) -> Result<Vec<CoreModule>, SymbolError> {
     check_preamble(bytes)?;
-    let mut walk = Walk { done: Vec::new(), open: Vec::new(), notes };
+    let mut walk = Walk { bytes, shared, done: Vec::new(), open: Vec::new(), notes };
     for payload in Parser::new(0).parse_all(bytes) {
         let step = payload.and_then(|payload| walk.take(payload));
         match step {
@@ -137,6 +146,8 @@ struct Open {
 }
 
 struct Walk<'a> {
+    bytes: &'a [u8],
+    shared: Option<&'a Shared>,
     done: Vec<CoreModule>,
     /// Modules and components around the current place; `None` is a component.
     open: Vec<Option<Open>>,
@@ -204,7 +215,10 @@ impl Walk<'_> {
                 KnownCustom::Name(names) => {
                     module.names.add_section(names).unwrap_or_else(|error| note(self.notes, &error));
                 }
-                _ => module.sections.take(section.name(), section.data()),
+                _ => {
+                    let range = section.data_offset()..section.range().end;
+                    module.sections.take(section.name(), || Bytes::of(self.bytes, self.shared, range));
+                }
             },
             _ => {}
         }

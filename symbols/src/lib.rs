@@ -11,6 +11,7 @@
 //!                                       \--(on first use) tree: scopes by address, lines: rows by address
 //! ```
 
+mod bytes;
 mod demangle;
 mod dwarf;
 mod error;
@@ -20,6 +21,7 @@ mod limits;
 mod names;
 mod symbolizer;
 
+pub use bytes::Shared;
 pub use demangle::demangle;
 pub use error::{Note, SymbolError};
 pub use file::{FrameRef, Frames, Lookup, SymbolFile};

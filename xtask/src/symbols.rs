@@ -57,7 +57,7 @@ pub(crate) fn fuzz(root: &Path, seconds: u32) -> Result<()> {
             .arg("--")
             // Seconds, MiB and seconds: what a single input may take is the limit that the tests have too.
             .arg(format!("-max_total_time={seconds}"))
-            .args(["-rss_limit_mb=1024", "-timeout=10", "-max_len=262144"]);
+            .args(["-rss_limit_mb=1024", "-timeout=10", "-max_len=1048576"]);
         crate::run(&mut command)?;
     }
     Ok(())

@@ -4,11 +4,12 @@
 
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use addr2line::gimli::{Dwarf, EndianSlice, LittleEndian};
 use anyhow::{Context, Result, bail};
-use sandscope_symbols::SymbolFile;
+use sandscope_symbols::{Shared, SymbolFile};
 use wasmparser::{Parser, Payload};
 
 use crate::clock;
@@ -52,8 +53,8 @@ pub fn run(side: &str, module: &str, addresses: &str) -> Result<()> {
 fn ours(module: &Path, addresses: &[u64]) -> Result<()> {
     let started = clock::thread();
     let bytes = std::fs::read(module)?;
-    let file = SymbolFile::parse(&bytes)?;
-    drop(bytes);
+    let bytes: Shared = Arc::new(bytes);
+    let file = SymbolFile::parse_shared(&bytes)?;
     let start = file.code_starts().next().context("the module has no code")?;
     measure(started, addresses, |address| {
         let mut frames = 0;

@@ -4,21 +4,23 @@ use std::borrow::Cow;
 
 use gimli::{AttributeValue, Dwarf, EndianSlice, LittleEndian, SectionId};
 
+use crate::bytes::Bytes;
+
 /// How the debug sections are read: wasm is little-endian.
 pub(crate) type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
-/// Copies of the sections that symbolizing needs; absent ones are empty.
+/// The sections that symbolizing needs; absent ones are empty.
 #[derive(Default)]
 pub(crate) struct Sections {
-    abbrev: Box<[u8]>,
-    addr: Box<[u8]>,
-    pub info: Box<[u8]>,
-    pub line: Box<[u8]>,
-    line_str: Box<[u8]>,
-    ranges: Box<[u8]>,
-    rnglists: Box<[u8]>,
-    str: Box<[u8]>,
-    str_offsets: Box<[u8]>,
+    abbrev: Bytes,
+    addr: Bytes,
+    pub info: Bytes,
+    pub line: Bytes,
+    line_str: Bytes,
+    ranges: Bytes,
+    rnglists: Bytes,
+    str: Bytes,
+    str_offsets: Bytes,
 }
 
 /// A string in one of the sections.
@@ -69,7 +71,7 @@ impl StrRef {
 
 impl Sections {
     /// Keeps a custom section if it is a debug section that is not there yet.
-    pub fn take(&mut self, name: &str, data: &[u8]) {
+    pub fn take(&mut self, name: &str, data: impl FnOnce() -> Bytes) {
         let section = match name {
             ".debug_abbrev" => &mut self.abbrev,
             ".debug_addr" => &mut self.addr,
@@ -83,7 +85,7 @@ impl Sections {
             _ => return,
         };
         if section.is_empty() {
-            *section = data.into();
+            *section = data();
         }
     }
 

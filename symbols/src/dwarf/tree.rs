@@ -58,6 +58,8 @@ pub(crate) struct Scope {
     pub decl: u32,
     /// Where in `.debug_info` its name is, if not in this unit.
     pub remote: u32,
+    /// The name, once somebody has asked.
+    pub name: OnceLock<Arc<FunctionName>>,
     /// Where it was called, for inlined calls. 0 is unknown.
     pub call: Position,
 }
@@ -85,7 +87,7 @@ pub(crate) struct Decl {
     pub name: StrRef,
     pub linkage: StrRef,
     /// Made on first use.
-    pub resolved: OnceLock<Box<FunctionName>>,
+    pub resolved: OnceLock<Arc<FunctionName>>,
 }
 
 impl Decl {
@@ -137,7 +139,7 @@ pub(crate) struct Input<'w, 'a> {
 pub(crate) fn read(input: Input<'_, '_>) -> Tree {
     let mut walk = Walk::new(input);
     let walked = walk.run();
-    walk.note(walked);
+    walk.note(&walked);
     walk.finish()
 }
 
@@ -146,7 +148,7 @@ pub(crate) fn read_inlined(input: Input<'_, '_>, function: &Scope, decls: &[Decl
     let mut walk = Walk::new(input);
     let offset = (function.entry as usize).saturating_sub(walk.base);
     let walked = walk.run_inlined(UnitOffset(offset));
-    walk.note(walked);
+    walk.note(&walked);
     walk.finish_inlined(decls)
 }
 
@@ -216,7 +218,7 @@ impl<'w, 'a> Walk<'w, 'a> {
     }
 
     /// Says what was cut, and gives back what was not spent.
-    fn note(&self, walked: gimli::Result<Walked>) {
+    fn note(&self, walked: &gimli::Result<Walked>) {
         let Input { sections, budgets, notes, .. } = self.input;
         budgets.attributes.give(self.paid);
         match walked {
@@ -434,7 +436,8 @@ impl<'w, 'a> Walk<'w, 'a> {
             return Some(NONE);
         }
         self.has_inlined.push(false);
-        let scope = Scope { entry, parent, decl, remote, call: attributes.call };
+        let name = OnceLock::new();
+        let scope = Scope { entry, parent, decl, remote, name, call: attributes.call };
         add(&mut self.scopes, scope, budgets.retained)
     }
 

@@ -59,8 +59,8 @@ fn compare(llvm: &Llvm, path: &Path, count: usize, seed: u64) -> usize {
     for module in modules::core_modules(&bytes) {
         let addresses = modules::choose(&module.instructions, count, seed);
         let theirs = llvm.symbolize(&modules::without_names(module.bytes), &addresses);
-        let from_start: Vec<u64> = addresses.iter().map(|address| address + module.code_in_module).collect();
-        let symbols = llvm.symbolize(module.bytes, &from_start);
+        let functions: Vec<u64> = addresses.iter().map(|address| module.symbol(*address)).collect();
+        let symbols = llvm.symbolize(module.bytes, &functions);
         all += addresses.len();
         for ((address, theirs), symbols) in addresses.iter().zip(&theirs).zip(&symbols) {
             let ours: Vec<FrameRef<'_>> = file.lookup(module.code_start + address).frames().collect();

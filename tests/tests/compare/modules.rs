@@ -8,9 +8,20 @@ pub struct CoreModule<'a> {
     /// Where the Code section's content starts in the whole file.
     pub code_start: u64,
     /// Where it starts in `bytes`.
-    pub code_in_module: u64,
+    code_in_module: u64,
+    /// Where functions start, relative to the content.
+    functions: Vec<u64>,
     /// Where instructions start, relative to the content.
     pub instructions: Vec<u64>,
+}
+
+impl CoreModule<'_> {
+    /// The start of the function around an address, as LLVM's symbol table counts: from the start of the module. (Its
+    /// symbols end some bytes early, as many as the size before a function takes.)
+    pub fn symbol(&self, address: u64) -> u64 {
+        let at = self.functions.partition_point(|start| *start <= address);
+        self.functions[at - 1] + self.code_in_module
+    }
 }
 
 /// The core modules of a module or component.
@@ -28,12 +39,14 @@ pub fn core_modules(bytes: &[u8]) -> Vec<CoreModule<'_>> {
                     bytes: module,
                     code_start: range.start as u64,
                     code_in_module: (range.start - module_start) as u64,
+                    functions: Vec::new(),
                     instructions: Vec::new(),
                 });
             }
             Payload::CodeSectionEntry(body) => {
                 let Some(module) = out.last_mut() else { continue };
                 let start = module.code_start;
+                module.functions.push(body.range().start as u64 - start);
                 let operators = body.get_operators_reader().unwrap().into_iter_with_offsets();
                 let starts = operators.map(|operator| operator.unwrap().1 as u64 - start);
                 module.instructions.extend(starts);
