@@ -6,6 +6,7 @@ mod clock;
 mod layout;
 mod overhead;
 mod stats;
+mod symbols;
 mod verdict;
 mod worker;
 mod workloads;
@@ -14,7 +15,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo xtask bench overhead [--quick] [--only WORKLOAD]
-       cargo xtask bench accuracy [--quick]";
+       cargo xtask bench accuracy [--quick]
+       cargo xtask bench symbols [--quick]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -26,6 +28,9 @@ fn main() -> ExitCode {
         ["overhead", "--quick", "--only", name] => overhead::run(true, Some(name)),
         ["accuracy"] => accuracy::run(false),
         ["accuracy", "--quick"] => accuracy::run(true),
+        ["symbols"] => symbols::run(false),
+        ["symbols", "--quick"] => symbols::run(true),
+        ["symbols-side", side, module, addresses] => symbols::side::run(side, module, addresses),
         ["worker", workload, side, otlp, interval, padding] => {
             worker::run(&worker::Arguments { workload, side, otlp, interval, padding })
         }

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-use crate::limits::{MAX_DEMANGLED, MAX_NAME};
+use crate::limits::{MAX_DEMANGLED, MAX_MANGLED};
 use crate::moonbit;
 
 /// Nesting of one mangled C++ name, small enough for the stack of any thread.
@@ -18,7 +18,7 @@ pub fn demangle(name: &str) -> Cow<'_, str> {
 
 /// [`demangle`], but `None` for a name that is not mangled.
 pub(crate) fn try_demangle(name: &str) -> Option<String> {
-    if name.len() > MAX_NAME {
+    if name.len() > MAX_MANGLED {
         return None;
     }
     if let Ok(rust) = rustc_demangle::try_demangle(name) {

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use sandscope_model::{ModuleId, NameSource, SourceFrame};
 
+use crate::bytes::Shared;
 use crate::demangle::demangle;
 use crate::dwarf::{Budget, Dwarf, Found, FunctionName, Position, SplitFile, Step};
 use crate::error::{Note, Notes, SymbolError};
@@ -60,6 +61,15 @@ impl SymbolFile {
         Self::parse_with(&Sources::new(bytes))
     }
 
+    /// [`SymbolFile::parse`] without copies: the bytes stay where they are, code and data included, as long as this
+    /// lives. For a mapping, or for bytes that nobody else needs.
+    ///
+    /// # Errors
+    /// Those of [`SymbolFile::parse`].
+    pub fn parse_shared(bytes: &Shared) -> Result<Self, SymbolError> {
+        Self::read(&Sources::new((**bytes).as_ref()), Some(bytes))
+    }
+
     /// [`SymbolFile::parse`], with what other files say of the module. For each place, the best of these answers:
     /// the module's DWARF, with its split units; that of the debug file; and for what neither knows, lines of the
     /// source map and names of the debug file, the module's `name` section and its exports.
@@ -67,8 +77,12 @@ impl SymbolFile {
     /// # Errors
     /// Those of [`SymbolFile::parse`], for the module alone: other files that cannot be used are a note.
     pub fn parse_with(sources: &Sources<'_>) -> Result<Self, SymbolError> {
+        Self::read(sources, None)
+    }
+
+    fn read(sources: &Sources<'_>, shared: Option<&Shared>) -> Result<Self, SymbolError> {
         let notes = Arc::new(Notes::default());
-        let mut modules = layout::read(sources.module, &notes)?;
+        let mut modules = layout::read(sources.module, shared, &notes)?;
         modules.retain(|module| !module.functions.is_empty());
         let others = sources.split.iter().chain(&sources.debug_file).chain(&sources.source_map);
         let all = others.fold(sources.module.len(), |sum, file| sum.saturating_add(file.len()));
@@ -149,7 +163,7 @@ impl SymbolFile {
     /// call, not the one after it. Empty only outside of all functions.
     pub fn lookup(&self, offset: u64) -> Lookup<'_> {
         let found = self.module_at(offset).and_then(|(symbols, address)| {
-            let (start, _) = symbols.module.functions.range(address)?;
+            let function = symbols.module.functions.find(address)?;
             let find = |whole: bool| {
                 symbols.dwarfs().find_map(|dwarf| {
                     let found = dwarf.find(address).filter(|found| found.has_scope() || !whole)?;
@@ -158,8 +172,11 @@ impl SymbolFile {
             };
             let dwarf = find(true).or_else(|| find(false));
             let map = self.source_map.as_ref().filter(|_| dwarf.is_none());
-            let mapped = map.and_then(|map| map.find(offset, symbols.module.code_start + u64::from(start)));
-            Some(Place { symbols, index: symbols.module.function_index(address), dwarf, mapped })
+            let mapped = map.and_then(|map| {
+                let (start, _) = symbols.module.functions.range(address)?;
+                map.find(offset, symbols.module.code_start + u64::from(start))
+            });
+            Some(Place { symbols, index: symbols.module.index(function), dwarf, mapped })
         });
         Lookup { found }
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use wasmparser::{Encoding, Imports, KnownCustom, Parser, Payload, TypeRef};
 
+use crate::bytes::{Bytes, Shared};
 use crate::dwarf::Sections;
 use crate::error::{Note, Notes, SymbolError};
 use crate::limits::{MAX_FUNCTIONS, MAX_MODULES, MAX_NESTING, MAX_PATH};
@@ -101,8 +102,12 @@ impl CoreModule {
 
     /// The index of the function around an address.
     pub fn function_index(&self, address: u32) -> Option<u32> {
-        let defined = u32::try_from(self.functions.find(address)?).ok()?;
-        self.imported?.checked_add(defined)
+        self.index(self.functions.find(address)?)
+    }
+
+    /// The index of the function at a position in [`CoreModule::functions`].
+    pub fn index(&self, function: usize) -> Option<u32> {
+        self.imported?.checked_add(u32::try_from(function).ok()?)
     }
 
     /// The offset in the file of a place in a function's body, by the function's index.
@@ -114,10 +119,15 @@ impl CoreModule {
     }
 }
 
-/// All core modules of a file that have code or debug sections, by ascending offset of their code.
-pub(crate) fn read(bytes: &[u8], notes: &Notes) -> Result<Vec<CoreModule>, SymbolError> {
+/// All core modules of a file that have code or debug sections, by ascending offset of their code. What is kept of
+/// it is shared if it can be.
+pub(crate) fn read(
+    bytes: &[u8],
+    shared: Option<&Shared>,
+    notes: &Notes,
+) -> Result<Vec<CoreModule>, SymbolError> {
     check_preamble(bytes)?;
-    let mut walk = Walk { done: Vec::new(), open: Vec::new(), notes };
+    let mut walk = Walk { bytes, shared, done: Vec::new(), open: Vec::new(), notes };
     for payload in Parser::new(0).parse_all(bytes) {
         let step = payload.and_then(|payload| walk.take(payload));
         match step {
@@ -165,6 +175,8 @@ struct Open {
 }
 
 struct Walk<'a> {
+    bytes: &'a [u8],
+    shared: Option<&'a Shared>,
     done: Vec<CoreModule>,
     /// Modules and components around the current place; `None` is a component.
     open: Vec<Option<Open>>,
@@ -237,7 +249,10 @@ impl Walk<'_> {
             Payload::CustomSection(section) => match section.name() {
                 "sourceMappingURL" => module.source_map = text(section.data()),
                 "external_debug_info" => module.external = text(section.data()),
-                name => module.sections.take(name, section.data()),
+                name => {
+                    let range = section.data_offset()..section.range().end;
+                    module.sections.take(name, || Bytes::of(self.bytes, self.shared, range));
+                }
             },
             _ => {}
         }

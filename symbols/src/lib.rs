@@ -15,6 +15,7 @@
 //! other bytes --sources--> split units, a debug file, a source map: beside the module's own
 //! ```
 
+mod bytes;
 mod demangle;
 mod dump;
 mod dwarf;
@@ -29,6 +30,7 @@ mod sources;
 mod symbolizer;
 mod variables;
 
+pub use bytes::Shared;
 pub use demangle::demangle;
 pub use dump::{CoreDump, DumpFrame, DumpInstance, DumpStack};
 pub use error::{Note, SymbolError};

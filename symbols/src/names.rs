@@ -78,7 +78,7 @@ impl Names {
 
     fn push(&mut self, function: u32, source: NameSource, name: &str) {
         let name = name.get(..name.floor_char_boundary(MAX_NAME)).unwrap_or_default();
-        if name.is_empty() || self.entries.len() >= 2 * MAX_FUNCTIONS {
+        if name.is_empty() || self.entries.len() >= MAX_FUNCTIONS {
             return;
         }
         // The text is part of a file of less than 4 GiB.

@@ -53,7 +53,7 @@ fn is_split(file: &[u8]) -> bool {
 pub(crate) fn debug_modules(sources: &Sources<'_>, modules: &[CoreModule], notes: &Notes) -> Vec<CoreModule> {
     const WHAT: &str = "debug file";
     let Some(file) = sources.debug_file else { return Vec::new() };
-    let debug = match layout::read(file, notes) {
+    let debug = match layout::read(file, None, notes) {
         Ok(debug) => debug,
         Err(error) => {
             notes.add(Note::Unreadable { what: WHAT, reason: error.to_string() });

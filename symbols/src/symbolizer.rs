@@ -13,8 +13,10 @@ use crate::file::SymbolFile;
 const MAX_MODULES: usize = 256;
 /// Bytes of debug sections that are held at once.
 const MAX_BYTES: usize = 512 << 20;
-/// Places whose frames are remembered, at least; twice as many at most.
+/// Places whose frames are remembered, at least, unless their text is longer than people write; twice as many at most.
 const REMEMBERED: usize = 32_768;
+/// Bytes of frames that are remembered before the older ones are forgotten.
+const REMEMBERED_BYTES: usize = 64 << 20;
 
 /// Frames by module id and offset. Holds a bounded number of modules and forgets the one that was not used for the
 /// longest time.
@@ -24,6 +26,7 @@ pub struct Symbolizer {
     /// Frames that were asked for recently, and those before.
     young: Answers,
     old: Answers,
+    young_bytes: usize,
     /// Counts uses and additions.
     now: u64,
 }
@@ -104,12 +107,20 @@ impl Symbolizer {
             let frames = held.file.lookup(offset).to_frames();
             if frames.is_empty() { unknown(id, offset) } else { frames.into() }
         });
-        if self.young.len() >= REMEMBERED {
+        if self.young.len() >= REMEMBERED || self.young_bytes >= REMEMBERED_BYTES {
             self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
         }
+        self.young_bytes += frames.iter().map(size).sum::<usize>();
         self.young.insert(place, Arc::clone(&frames));
         frames
     }
+}
+
+/// Bytes that a frame holds.
+fn size(frame: &SourceFrame) -> usize {
+    let text = [Some(&frame.function), frame.linkage.as_ref(), frame.file.as_ref()];
+    size_of::<SourceFrame>() + text.into_iter().flatten().map(String::len).sum::<usize>()
 }
 
 fn unknown(id: &ModuleId, offset: u64) -> Arc<[SourceFrame]> {

@@ -1,11 +1,9 @@
-//! Real modules from real compilers: the committed guests, against their own sources and, where it is installed,
+//! Real modules from real compilers: the committed guests, against their own sources. `tests/tests/compare` has them
 //! against `llvm-symbolizer`.
 
 mod common;
 
-use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use common::{guest, instructions};
 use sandscope_model::SourceFrame;
@@ -100,73 +98,4 @@ fn the_component_has_names_and_lines_of_its_module() {
         })
     });
     assert!(own.count() > 50);
-}
-
-/// Same frames, lines and columns as LLVM's own tool, at instruction starts throughout the file. The tool takes
-/// the outermost name from its symbol table, so that one is not compared.
-#[test]
-#[allow(clippy::print_stderr, reason = "a test that did not run says so")]
-fn llvm_agrees() {
-    let tool = ["llvm-symbolizer", "llvm-symbolizer-19"]
-        .into_iter()
-        .find(|tool| Command::new(tool).arg("--version").stdout(Stdio::null()).status().is_ok());
-    let Some(tool) = tool else {
-        eprintln!("skipped: llvm-symbolizer is not installed");
-        return;
-    };
-    for name in ["crash.wasm", "inference.wasm", "pricing.wasm"] {
-        let bytes = guest(name);
-        let file = SymbolFile::parse(&bytes).unwrap();
-        let start = file.code_starts().next().unwrap();
-        let offsets: Vec<u64> = instructions(&bytes).into_iter().step_by(61).collect();
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/guests").join(name);
-        let mut child = Command::new(tool)
-            .args(["--inlining", "--no-demangle", "--obj"])
-            .arg(path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut input = child.stdin.take().unwrap();
-        let addresses: String = offsets.iter().map(|offset| format!("{:#x}\n", offset - start)).collect();
-        let writer = std::thread::spawn(move || input.write_all(addresses.as_bytes()));
-        let output = child.wait_with_output().unwrap();
-        writer.join().unwrap().unwrap();
-        let output = String::from_utf8(output.stdout).unwrap();
-        let theirs: Vec<Vec<&str>> =
-            output.trim_end().split("\n\n").map(|block| block.lines().collect()).collect();
-        assert_eq!(theirs.len(), offsets.len(), "{name}");
-        for (offset, theirs) in offsets.iter().zip(theirs) {
-            let ours: Vec<String> = file
-                .lookup(*offset)
-                .frames()
-                .flat_map(|frame| {
-                    let name = if frame.inlined {
-                        let name = frame.linkage.as_deref().unwrap_or(&frame.function);
-                        // Without a linkage name they have the plain name, we the qualified one.
-                        if frame.linkage.is_some() { name } else { last(name) }.to_owned()
-                    } else {
-                        "(outermost)".to_owned()
-                    };
-                    let file = frame.file.as_deref().unwrap_or("??");
-                    [name, format!("{file}:{}:{}", frame.line.unwrap_or(0), frame.column.unwrap_or(0))]
-                })
-                .collect();
-            let mut theirs: Vec<String> = theirs.into_iter().map(str::to_owned).collect();
-            let outermost = theirs.len().saturating_sub(2);
-            theirs[outermost] = "(outermost)".into();
-            for name in theirs.iter_mut().take(outermost).step_by(2) {
-                if !name.starts_with('_') {
-                    *name = last(name).to_owned();
-                }
-            }
-            assert_eq!(ours, theirs, "{name} {offset:#x}");
-        }
-    }
-}
-
-/// What stands after the last `::` outside of type arguments.
-fn last(name: &str) -> &str {
-    let path = name.find('<').map_or(name, |at| &name[..at]);
-    path.rfind("::").map_or(name, |at| &name[at + 2..])
 }

@@ -1,8 +1,10 @@
-//! Chores that developers repeat: `cargo xtask test`, `nightly`, `arm`, `guests`, `bench`, `stress`.
+//! Chores that developers repeat: `cargo xtask test`, `nightly`, `arm`, `guests`, `bench`, `stress`,
+//! `compare-symbols`, `fuzz`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
 
 mod arm;
 mod arrows;
+mod symbols;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -17,8 +19,12 @@ cargo xtask arm              the host's tests on aarch64, cross-compiled and emu
 cargo xtask guests [NAME…]   rebuild the sample guests (--install first installs what that needs, from Debian)
 cargo xtask bench overhead   what instrumentation costs, beside a bare engine [--quick] [--only WORKLOAD]
 cargo xtask bench accuracy   what samples say of guests whose CPU time is known [--quick]
+cargo xtask bench symbols    names and lines of offsets, beside addr2line and llvm-symbolizer [--quick]
+cargo xtask compare-symbols [MODULE] [--count N] [--seed N]
+                             frames beside llvm-symbolizer's, at random instructions; of all guests without a MODULE
+cargo xtask fuzz [SECONDS]   libFuzzer on what reads files of others, 60 s for each target
 cargo xtask stress           everything that could break a sampler, at once; 2 minutes [--for 30m]
-cargo xtask nightly          the long ones: test, arm, stress for 30 minutes, and both benchmarks
+cargo xtask nightly          the long ones: test, arm, stress for 30 minutes, fuzzing for 10 each, comparison, benchmarks
 ";
 
 fn main() -> ExitCode {
@@ -30,6 +36,12 @@ fn main() -> ExitCode {
         ["arm"] => arm::check(&root()),
         ["guests", rest @ ..] => run(Command::new("bash").arg("tests/guests/build.sh").args(rest)),
         ["bench", rest @ ..] => bench(rest),
+        ["compare-symbols", rest @ ..] => symbols::compare(rest),
+        ["fuzz"] => symbols::fuzz(&root(), 60),
+        ["fuzz", seconds] => match seconds.parse() {
+            Ok(seconds) => symbols::fuzz(&root(), seconds),
+            Err(_) => Err(anyhow::anyhow!("not a number of seconds: {seconds}")),
+        },
         ["stress"] => stress("2m"),
         ["stress", "--for", time] => stress(time),
         ["nightly"] => nightly(),
@@ -106,10 +118,12 @@ fn bench(args: &[&str]) -> Result<()> {
 
 /// All of it, also after one of them failed: a night tells as much as it can.
 fn nightly() -> Result<()> {
-    let parts = ["test", "arm", "stress", "accuracy", "overhead"];
+    let parts = ["test", "arm", "compare-symbols", "fuzz", "stress", "symbols", "accuracy", "overhead"];
     let one = |name: &&str| match *name {
         "test" => test(),
         "arm" => arm::check(&root()),
+        "compare-symbols" => symbols::compare(&[]),
+        "fuzz" => symbols::fuzz(&root(), 600),
         "stress" => stress("30m"),
         benchmark => bench(&[benchmark]),
     };

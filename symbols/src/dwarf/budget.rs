@@ -15,6 +15,26 @@ impl Budget {
     pub fn take(&self, amount: usize) -> bool {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(amount)).is_ok()
     }
+
+    /// Takes back what was not needed.
+    pub fn give(&self, amount: usize) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// Spends what is left.
+    pub fn drain(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// What is left.
+    pub fn left(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing is left.
+    pub fn is_spent(&self) -> bool {
+        self.left() == 0
+    }
 }
 
 /// Appends to an index and pays for it; `None` if the budget is spent or 32 bits do not count them.

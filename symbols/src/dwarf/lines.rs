@@ -52,28 +52,35 @@ impl Lines {
         (work, retained): (&Budget, &Budget),
         notes: &Notes,
     ) -> Self {
-        let mut program = Program { work, retained, cut: None, lines: Self::default(), open: Vec::new() };
-        let mut sequences = Vec::new();
-        if let Err(error) = program.run(section, offset as usize, comp_dir, &mut sequences) {
+        let mut program =
+            Program { work, retained, cut: None, files: Files::default(), rows: Rows::default() };
+        if let Err(error) = program.run(section, offset as usize, comp_dir) {
             let reason = error.to_string();
             notes.add(Note::BadDwarf { part: "line table", offset: offset as usize, reason });
         }
         if let Some(note) = program.cut.take() {
             notes.add(note);
         }
-        program.finish(sequences)
+        program.finish()
     }
 }
 
-/// Rows of one sequence, while it is read.
-type Rows = Vec<(u32, Position)>;
+/// What a program has made so far. The rows of the open sequence are the last ones, from `open` on.
+#[derive(Default)]
+struct Rows {
+    sequences: Vec<Sequence>,
+    addresses: Vec<u32>,
+    /// Beside `addresses`.
+    positions: Vec<Position>,
+    open: usize,
+}
 
 struct Program<'p> {
     work: &'p Budget,
     retained: &'p Budget,
     cut: Option<Note>,
-    lines: Lines,
-    open: Rows,
+    files: Files,
+    rows: Rows,
 }
 
 /// The registers of the machine that line programs are for. What symbolizing has no use for is left out.
@@ -100,13 +107,7 @@ struct Header<'a> {
 }
 
 impl Program<'_> {
-    fn run(
-        &mut self,
-        section: &[u8],
-        offset: usize,
-        comp_dir: StrRef,
-        out: &mut Vec<(Sequence, Rows)>,
-    ) -> gimli::Result<()> {
+    fn run(&mut self, section: &[u8], offset: usize, comp_dir: StrRef) -> gimli::Result<()> {
         let mut input = Slice::new(section, gimli::LittleEndian);
         input.skip(offset)?;
         let (length, format) = input.read_initial_length()?;
@@ -116,7 +117,7 @@ impl Program<'_> {
             return Ok(());
         }
         let header = self.header(unit, format, comp_dir, section)?;
-        self.execute(header, out)
+        self.execute(header)
     }
 
     fn header<'a>(
@@ -159,14 +160,14 @@ impl Program<'_> {
             self.cut = Some(Note::Limit { what: "files of one line table", limit: MAX_FILES });
         }
         if self.retained.take(files.size()) {
-            self.lines.files = files;
+            self.files = files;
         } else {
             self.cut = Some(Note::Memory);
         }
         Ok(Header { program: unit, min_instruction, line_base, line_range, opcode_base, operands })
     }
 
-    fn execute(&mut self, header: Header<'_>, out: &mut Vec<(Sequence, Rows)>) -> gimli::Result<()> {
+    fn execute(&mut self, header: Header<'_>) -> gimli::Result<()> {
         let Header { mut program, min_instruction, line_base, line_range, opcode_base, operands } = header;
         let mut now = START;
         let advance = |by: u64| by.wrapping_mul(min_instruction);
@@ -191,7 +192,7 @@ impl Program<'_> {
                     }
                     match gimli::DwLne(body.read_u8()?) {
                         gimli::DW_LNE_end_sequence => {
-                            if !self.end_sequence(now.address, out) {
+                            if !self.end_sequence(now.address) {
                                 return Ok(());
                             }
                             now = START;
@@ -251,55 +252,81 @@ impl Program<'_> {
         };
         // Addresses beyond 32 bits stay beyond the end of any code.
         let address = u32::try_from(now.address).unwrap_or(u32::MAX);
-        match self.open.last_mut() {
+        let rows = &mut self.rows;
+        let last = if rows.addresses.len() > rows.open {
+            rows.addresses.last().copied().zip(rows.positions.last_mut())
+        } else {
+            None
+        };
+        match last {
             // Of rows at one address the last one holds.
-            Some((at, last)) if *at == address => *last = position,
-            Some((at, last)) if *last == position && *at < address => {}
+            Some((at, last)) if at == address => *last = position,
+            Some((at, last)) if *last == position && at < address => {}
             _ => {
-                if self.open.len() >= MAX_ROWS || !self.retained.take(size_of::<(u32, Position)>()) {
+                let size = size_of::<u32>() + size_of::<Position>();
+                if rows.addresses.len() >= MAX_ROWS || !self.retained.take(size) {
                     self.cut = Some(Note::Memory);
                     return false;
                 }
-                self.open.push((address, position));
+                rows.addresses.push(address);
+                rows.positions.push(position);
             }
         }
         true
     }
 
     /// Ends the open sequence at an address, and keeps it if its code is still there.
-    fn end_sequence(&mut self, end: u64, out: &mut Vec<(Sequence, Rows)>) -> bool {
-        let mut rows = std::mem::take(&mut self.open);
-        rows.sort_by_key(|(address, _)| *address);
-        let begin = rows.first().map_or(0, |(address, _)| u64::from(*address));
-        let Some((begin, end)) = live(begin, end) else { return true };
-        if !self.retained.take(size_of::<(Sequence, Rows)>()) {
+    fn end_sequence(&mut self, end: u64) -> bool {
+        let rows = &mut self.rows;
+        rows.sort_open();
+        let begin = rows.addresses.get(rows.open).map_or(0, |address| u64::from(*address));
+        let Some((begin, end)) = live(begin, end) else {
+            rows.addresses.truncate(rows.open);
+            rows.positions.truncate(rows.open);
+            return true;
+        };
+        if !self.retained.take(size_of::<Sequence>()) {
             self.cut = Some(Note::Memory);
             return false;
         }
-        rows.shrink_to_fit();
-        out.push((Sequence { begin, end, first: 0, past: 0 }, rows));
+        // There are at most MAX_ROWS rows: 32 bits count them.
+        let (first, past) = (rows.open as u32, rows.addresses.len() as u32);
+        rows.sequences.push(Sequence { begin, end, first, past });
+        rows.open = rows.addresses.len();
         true
     }
 
-    fn finish(self, mut sequences: Vec<(Sequence, Rows)>) -> Lines {
-        sequences.sort_by_key(|(sequence, _)| sequence.end);
-        let count = sequences.iter().map(|(_, rows)| rows.len()).sum();
-        let (mut addresses, mut positions) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        let mut kept = Vec::with_capacity(sequences.len());
-        for (mut sequence, rows) in sequences {
-            // At most `retained` bytes of rows: 32 bits count them.
-            sequence.first = addresses.len() as u32;
-            for (address, position) in rows {
-                addresses.push(address);
-                positions.push(position);
-            }
-            sequence.past = addresses.len() as u32;
-            kept.push(sequence);
+    fn finish(self) -> Lines {
+        let Rows { mut sequences, mut addresses, mut positions, open } = self.rows;
+        // Rows of a sequence that was not ended hold nowhere.
+        addresses.truncate(open);
+        positions.truncate(open);
+        sequences.sort_by_key(|sequence| sequence.end);
+        Lines {
+            files: self.files,
+            sequences: sequences.into(),
+            addresses: addresses.into(),
+            positions: positions.into(),
         }
-        let mut lines = self.lines;
-        lines.sequences = kept.into();
-        lines.addresses = addresses.into();
-        lines.positions = positions.into();
-        lines
+    }
+}
+
+impl Rows {
+    /// Rows of the open sequence by ascending address. Compilers write them so; others have to be believed too.
+    fn sort_open(&mut self) {
+        let (Some(addresses), Some(positions)) =
+            (self.addresses.get_mut(self.open..), self.positions.get_mut(self.open..))
+        else {
+            return;
+        };
+        if addresses.is_sorted() {
+            return;
+        }
+        let mut rows: Vec<(u32, Position)> =
+            addresses.iter().copied().zip(positions.iter().copied()).collect();
+        rows.sort_by_key(|(address, _)| *address);
+        for ((address, position), row) in addresses.iter_mut().zip(positions).zip(rows) {
+            (*address, *position) = row;
+        }
     }
 }

@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 pub(crate) use budget::Budget;
+use gimli::{Abbreviations, Reader as _};
 use lines::Lines;
 pub(crate) use naming::FunctionName;
 use sandscope_model::NameSource;
@@ -28,13 +29,13 @@ use segments::{Interval, NONE, Segments};
 pub(crate) use split::SplitFile;
 use split::{Joiner, SplitUnit};
 pub(crate) use tree::Position;
-use tree::Tree;
+use tree::{Budgets, FUNCTION, Inlined, Input, Scope, Tree};
 pub(crate) use unit::Place;
 use unit::{UnitMeta, live};
 
 use crate::error::{Note, Notes};
 use crate::layout::Functions;
-use crate::limits::{MAX_NAME, MAX_PATH, MAX_UNITS};
+use crate::limits::{MAX_NAME, MAX_PATH, MAX_UNITS, MAX_UNKEPT_NAMES};
 
 /// The DWARF of one core module.
 pub(crate) struct Dwarf {
@@ -54,6 +55,11 @@ pub(crate) struct Dwarf {
     /// Line tables by offset, ascending.
     lines: Vec<LineSlot>,
     line_work: Budget,
+    /// What walks of entries pay with, see [`tree::Budgets`].
+    attribute_work: Budget,
+    range_work: Budget,
+    /// Bytes of names that are made without being kept.
+    name_work: Budget,
     retained: Arc<Budget>,
     notes: Arc<Notes>,
 }
@@ -66,6 +72,13 @@ struct CompileUnit {
     lines: u32,
 }
 
+impl CompileUnit {
+    /// The header and root of its entries, which a split unit has in another file.
+    fn entries(&self) -> &UnitMeta {
+        self.split.as_ref().map_or(&self.meta, |split| &split.meta)
+    }
+}
+
 struct LineSlot {
     offset: u32,
     comp_dir: sections::StrRef,
@@ -76,7 +89,9 @@ struct LineSlot {
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     unit: usize,
-    /// The innermost function or inlined call, [`NONE`] if only the line is known.
+    /// Position in [`Tree::functions`], or [`NONE`] if only the line is known.
+    function: u32,
+    /// The innermost scope: position in [`tree::Inlined::scopes`], or [`FUNCTION`]; [`NONE`] if there is no function.
     scope: u32,
     position: Position,
 }
@@ -104,6 +119,9 @@ impl Dwarf {
         notes: Arc<Notes>,
     ) -> Self {
         let line_work = Budget::new(sections.line.len() * 2 + 1_024);
+        let all = || std::iter::once(&sections).chain(splits.iter().map(|file| &file.sections));
+        let range_work = Budget::new(all().map(Sections::max_ranges).sum());
+        let attribute_work = Budget::new(all().map(Sections::max_attributes).sum());
         let mut out = Self {
             sections: Sections::default(),
             source,
@@ -116,6 +134,9 @@ impl Dwarf {
             covered_by_vague: OnceLock::new(),
             lines: Vec::new(),
             line_work,
+            attribute_work,
+            range_work,
+            name_work: Budget::new(MAX_UNKEPT_NAMES),
             retained,
             notes,
         };
@@ -138,7 +159,6 @@ impl Dwarf {
         let mut uses: HashMap<usize, u32> = HashMap::new();
         let mut table_offsets = Vec::new();
         let mut intervals = Vec::new();
-        let mut ranges_left = sections.max_ranges() + MAX_UNITS;
         let (mut ranges, mut matching) = (0, 0);
         let mut headers = dwarf.units();
         loop {
@@ -160,31 +180,33 @@ impl Dwarf {
             }
             let table = header.debug_abbrev_offset().0;
             let offset = header.debug_info_offset().map_or(0, |offset| offset.0);
-            let Some(abbreviations) = tables.get(table, &self.notes) else { continue };
-            let (meta, unit, place) = match UnitMeta::read(sections, &dwarf, header, abbreviations) {
+            let code = root_code(sections, offset + header.header_size()).unwrap_or(0);
+            let Some(abbreviations) = tables.root(table, code, &self.notes) else { continue };
+            let (mut meta, unit, place) = match UnitMeta::read(sections, &dwarf, header, abbreviations) {
                 Ok(read) => read,
                 Err(error) => {
                     self.bad("compilation unit", offset, error);
                     continue;
                 }
             };
+            meta.abbreviations_size = tables.size(table);
             let id = self.units.len() as u32;
             let before = intervals.len();
-            let mut dead = false;
-            let read = place.each(&dwarf, &unit, &mut ranges_left, |begin, end| {
+            let (mut dead, mut full) = (false, false);
+            let read = place.each(&dwarf, &unit, &self.range_work, |begin, end| {
                 dead = true;
                 if let Some((begin, end)) = live(begin, end) {
                     ranges += 1;
                     matching += usize::from(self.functions.aligned(begin, end));
                     // Where units overlap, the first one is found.
-                    intervals.push(Interval {
-                        begin,
-                        end: end.min(self.functions.end()),
-                        rank: u32::MAX - id,
-                        id,
-                    });
+                    let end = end.min(self.functions.end());
+                    let interval = Interval { begin, end, rank: u32::MAX - id, id };
+                    full |= !interval.add(&mut intervals, &self.retained);
                 }
             });
+            if full {
+                self.notes.add(Note::Memory);
+            }
             if let Err(error) = read {
                 self.bad("ranges of compilation unit", offset, error);
             }
@@ -202,9 +224,6 @@ impl Dwarf {
             }
             self.units.push(CompileUnit { meta, split, tree: OnceLock::new(), lines: NONE });
         }
-        if ranges_left == 0 {
-            self.notes.add(Note::Limit { what: "address ranges of units", limit: ranges });
-        }
         if matching * 2 < ranges {
             self.notes.add(Note::StaleDwarf { ranges, matching });
             return false;
@@ -212,7 +231,9 @@ impl Dwarf {
         // Tables that several units use are kept; re-reading those would be quadratic.
         for (unit, offset) in self.units.iter_mut().zip(table_offsets) {
             if uses.get(&offset).is_some_and(|uses| *uses > 1) {
-                unit.meta.shared_abbreviations = tables.get(offset, &self.notes);
+                // Without memory for the table, the unit has lines but no names.
+                let table = tables.get(offset, &self.notes).unwrap_or_default();
+                unit.meta.shared_abbreviations = Some(table);
             }
         }
         joiner.share(&mut self.units);
@@ -254,13 +275,18 @@ impl Dwarf {
     /// What covers an address.
     pub fn find(&self, address: u32) -> Option<Found> {
         let unit = self.covered.find(address).or_else(|| self.find_vague(address))? as usize;
-        let scope = self.tree(unit).and_then(|tree| tree.segments.find(address)).unwrap_or(NONE);
+        let function = self.tree(unit).and_then(|tree| tree.segments.find(address));
+        let scope = function.map_or(NONE, |function| {
+            self.inlined(unit, function)
+                .and_then(|inlined| inlined.segments.find(address))
+                .unwrap_or(FUNCTION)
+        });
         let position = self.unit_lines(unit).and_then(|lines| lines.find(address));
         if scope == NONE && position.is_none() {
             return None;
         }
         let position = position.unwrap_or(Position { line: 0, file: u16::MAX, column: 0 });
-        Some(Found { unit, scope, position })
+        Some(Found { unit, function: function.unwrap_or(NONE), scope, position })
     }
 
     fn find_vague(&self, address: u32) -> Option<u32> {
@@ -282,7 +308,7 @@ impl Dwarf {
 
     /// A scope of the chain at an address; `None` past its end.
     pub fn step(&self, found: Found, scope: u32) -> Option<Step<'_>> {
-        let entry = self.tree(found.unit)?.scopes.get(scope as usize)?;
+        let entry = self.scope(found, scope)?;
         Some(Step {
             name: self.scope_name(found.unit, entry),
             inlined: entry.parent != NONE,
@@ -319,21 +345,69 @@ impl Dwarf {
         file.map_or(&self.sections, |file| &file.sections)
     }
 
+    fn scope(&self, found: Found, scope: u32) -> Option<&Scope> {
+        let function = self.tree(found.unit)?.functions.get(found.function as usize)?;
+        if scope == FUNCTION {
+            return Some(&function.scope);
+        }
+        function.inlined.get()?.scopes.get(scope as usize)
+    }
+
     fn tree(&self, unit: usize) -> Option<&Tree> {
         let unit = self.units.get(unit)?;
         Some(unit.tree.get_or_init(|| {
-            let sections = self.entries_in(unit);
-            let (dwarf, meta) = match &unit.split {
-                Some(split) => (sections.split_dwarf(&self.sections, &split.place.parts), &split.meta),
-                None => (sections.dwarf(), &unit.meta),
-            };
-            match meta.open(&dwarf, meta.shared_abbreviations.clone()) {
-                Ok(open) => tree::read(sections, &dwarf, &open, &self.functions, &self.retained, &self.notes),
-                Err(error) => {
-                    self.bad("compilation unit", meta.offset as usize, error);
-                    Tree::default()
+            let read = |input: Input<'_, '_>| {
+                let mut tree = tree::read(input);
+                let is_kept = unit.entries().shared_abbreviations.is_some();
+                if is_kept || self.retained.take(unit.entries().abbreviations_size) {
+                    tree.abbreviations = Some(Arc::clone(&input.unit.abbreviations));
+                } else {
+                    self.notes.add(Note::Memory);
                 }
-            }
+                tree
+            };
+            self.read(unit, unit.entries().shared_abbreviations.clone(), read).unwrap_or_default()
+        }))
+    }
+
+    /// The calls that were inlined into a function of a unit.
+    fn inlined(&self, unit: usize, function: u32) -> Option<&Inlined> {
+        let tree = self.tree(unit)?;
+        let function = tree.functions.get(function as usize).filter(|function| function.has_inlined)?;
+        let unit = self.units.get(unit)?;
+        Some(function.inlined.get_or_init(|| {
+            let Some(abbreviations) = &tree.abbreviations else { return Inlined::default() };
+            let read = |input: Input<'_, '_>| tree::read_inlined(input, &function.scope, &tree.decls);
+            self.read(unit, Some(Arc::clone(abbreviations)), read).unwrap_or_default()
+        }))
+    }
+
+    /// Opens a unit and reads in it.
+    fn read<T>(
+        &self,
+        unit: &CompileUnit,
+        abbreviations: Option<Arc<Abbreviations>>,
+        read: impl FnOnce(Input<'_, '_>) -> T,
+    ) -> Option<T> {
+        let sections = self.entries_in(unit);
+        let dwarf = match &unit.split {
+            Some(split) => sections.split_dwarf(&self.sections, &split.place.parts),
+            None => sections.dwarf(),
+        };
+        let meta = unit.entries();
+        let open = meta.open(&dwarf, abbreviations);
+        let open = open.inspect_err(|error| self.bad("compilation unit", meta.offset as usize, *error));
+        Some(read(Input {
+            sections,
+            dwarf: &dwarf,
+            unit: &open.ok()?,
+            functions: &self.functions,
+            budgets: Budgets {
+                attributes: &self.attribute_work,
+                ranges: &self.range_work,
+                retained: &self.retained,
+            },
+            notes: &self.notes,
         }))
     }
 
@@ -402,6 +476,11 @@ impl Dwarf {
         let at = self.units.partition_point(|unit| unit.meta.offset <= offset).checked_sub(1)?;
         (offset < self.units.get(at)?.meta.end).then_some(at)
     }
+}
+
+/// The abbreviation code of a unit's root entry, which stands at `at`.
+fn root_code(sections: &Sections, at: usize) -> Option<u64> {
+    Slice::new(sections.info.get(at..)?, gimli::LittleEndian).read_uleb128().ok()
 }
 
 impl Found {

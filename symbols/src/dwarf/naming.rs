@@ -1,12 +1,14 @@
 //! From an entry to a function's name, across abstract origins, specifications and units.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::Dwarf;
 use super::sections::StrRef;
 use super::segments::NONE;
 use super::tree::{Decl, DeclKind, Scope};
 use crate::demangle::try_demangle;
+use crate::error::Note;
 use crate::limits::{MAX_NAME, MAX_ORIGINS, MAX_QUALIFIERS};
 
 /// A function's name as DWARF has it.
@@ -26,17 +28,32 @@ impl FunctionName {
 
 impl Dwarf {
     /// The name of a scope of a unit; `None` if it has none.
-    pub(super) fn scope_name(&self, unit: usize, scope: &Scope) -> Option<Cow<'_, FunctionName>> {
+    pub(super) fn scope_name<'a>(&'a self, unit: usize, scope: &'a Scope) -> Option<Cow<'a, FunctionName>> {
+        if let Some(known) = scope.name.get() {
+            return Some(Cow::Borrowed(known));
+        }
         let (unit, at) =
             if scope.decl == NONE { self.decl_at(unit, scope.remote)? } else { (unit, scope.decl) };
         let decl = self.decl(unit, at)?;
+        let keep = |known: &Arc<FunctionName>| {
+            let has_name = !known.function.is_empty();
+            has_name.then(|| Cow::Borrowed(&**scope.name.get_or_init(|| Arc::clone(known))))
+        };
         if let Some(known) = decl.resolved.get() {
-            return (!known.function.is_empty()).then_some(Cow::Borrowed(&**known));
+            return keep(known);
+        }
+        if self.name_work.is_spent() {
+            return None;
         }
         let name = self.resolve(unit, at);
         if self.retained.take(name.size()) {
-            let known = decl.resolved.get_or_init(|| Box::new(name));
-            return (!known.function.is_empty()).then_some(Cow::Borrowed(&**known));
+            return keep(decl.resolved.get_or_init(|| Arc::new(name)));
+        }
+        // What cannot be kept is made again for each who asks, but not for ever.
+        if !self.name_work.take(name.size()) {
+            self.name_work.drain();
+            self.notes.add(Note::Memory);
+            return None;
         }
         (!name.function.is_empty()).then_some(Cow::Owned(name))
     }

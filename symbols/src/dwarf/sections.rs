@@ -5,23 +5,25 @@ use std::ops::Range;
 
 use gimli::{AttributeValue, Dwarf, DwarfFileType, EndianSlice, LittleEndian, RangeLists, SectionId};
 
+use crate::bytes::Bytes;
+
 /// How the debug sections are read: wasm is little-endian.
 pub(crate) type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
-/// Copies of the sections that frames and variables need; absent ones are empty.
+/// The sections that frames and variables need; absent ones are empty.
 #[derive(Default)]
 pub(crate) struct Sections {
-    abbrev: Box<[u8]>,
-    addr: Box<[u8]>,
-    pub info: Box<[u8]>,
-    pub line: Box<[u8]>,
-    line_str: Box<[u8]>,
-    loc: Box<[u8]>,
-    loclists: Box<[u8]>,
-    ranges: Box<[u8]>,
-    rnglists: Box<[u8]>,
-    str: Box<[u8]>,
-    str_offsets: Box<[u8]>,
+    abbrev: Bytes,
+    addr: Bytes,
+    pub info: Bytes,
+    pub line: Bytes,
+    line_str: Bytes,
+    loc: Bytes,
+    loclists: Bytes,
+    ranges: Bytes,
+    rnglists: Bytes,
+    str: Bytes,
+    str_offsets: Bytes,
 }
 
 /// Which part of each section belongs to one unit of a split file. A `.dwo` file is one part, a `.dwp` file many.
@@ -81,7 +83,7 @@ impl StrRef {
 
 impl Sections {
     /// Keeps a custom section if it is a debug section that is not there yet.
-    pub fn take(&mut self, name: &str, data: &[u8]) {
+    pub fn take(&mut self, name: &str, data: impl FnOnce() -> Bytes) {
         let section = match name {
             ".debug_abbrev" => &mut self.abbrev,
             ".debug_addr" => &mut self.addr,
@@ -97,7 +99,7 @@ impl Sections {
             _ => return,
         };
         if section.is_empty() {
-            *section = data.into();
+            *section = data();
         }
     }
 
@@ -121,9 +123,16 @@ impl Sections {
             .sum()
     }
 
-    /// Most address ranges that can stand in the range sections: an entry has at least two bytes.
+    /// Address ranges that may be read: in lists an entry has at least two bytes, and so has one that stands in
+    /// `.debug_info`. Twice that, for the unit and its functions may say the same.
     pub fn max_ranges(&self) -> usize {
-        (self.ranges.len() + self.rnglists.len()) / 2
+        self.ranges.len() + self.rnglists.len() + self.info.len() + 1_024
+    }
+
+    /// Attributes that may be read, of which some take no bytes. Entries are read with their unit, and those in a
+    /// function once more.
+    pub fn max_attributes(&self) -> usize {
+        self.info.len().saturating_mul(3) + 4_096
     }
 
     /// `.debug_abbrev`.

@@ -2,6 +2,8 @@
 
 use std::collections::BinaryHeap;
 
+use super::budget::Budget;
+
 /// Stands for "nothing here".
 pub(crate) const NONE: u32 = u32::MAX;
 
@@ -13,6 +15,17 @@ pub(crate) struct Interval {
     /// Where ranges overlap, the highest rank is found.
     pub rank: u32,
     pub id: u32,
+}
+
+impl Interval {
+    /// Appends and pays for the interval and for what [`Segments::new`] makes of it; `false` if the budget is spent.
+    pub fn add(self, list: &mut Vec<Self>, retained: &Budget) -> bool {
+        let paid = retained.take(2 * size_of::<Self>());
+        if paid {
+            list.push(self);
+        }
+        paid
+    }
 }
 
 /// Disjoint segments: each begins at its address and ends where the next begins.

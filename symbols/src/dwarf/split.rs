@@ -20,6 +20,7 @@ use super::CompileUnit;
 use super::abbrev::Tables;
 use super::sections::{Parts, Sections, Slice};
 use super::unit::UnitMeta;
+use crate::bytes::Bytes;
 use crate::error::{Note, Notes};
 use crate::limits::MAX_UNITS;
 
@@ -47,7 +48,9 @@ impl SplitFile {
         for payload in Parser::new(0).parse_all(bytes) {
             match payload {
                 Ok(Payload::CustomSection(section)) => match section.name().strip_suffix(".dwo") {
-                    Some(name) => sections.take(name, section.data()),
+                    Some(name) => {
+                        sections.take(name, || Bytes::of(section.data(), None, 0..section.data().len()))
+                    }
                     None if section.name() == ".debug_cu_index" => index = section.data().to_vec(),
                     None => {}
                 },
@@ -140,9 +143,12 @@ impl<'a> Joiner<'a> {
         };
         *left = rest;
         let table = place.parts.abbrev.start.saturating_add(header.debug_abbrev_offset().0);
-        self.tables.get_mut(at)?.get(table, self.notes)?;
+        let tables = self.tables.get_mut(at)?;
+        tables.get(table, self.notes)?;
+        let mut meta = skeleton.of_split(&header);
+        meta.abbreviations_size = tables.size(table);
         self.uses.entry((at, table)).or_default().push(unit);
-        Some(SplitUnit { file: at, place: place.clone(), meta: skeleton.of_split(&header) })
+        Some(SplitUnit { file: at, place: place.clone(), meta })
     }
 
     /// Keeps the tables that several units use; re-reading those would be quadratic.

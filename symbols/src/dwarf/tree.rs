@@ -1,9 +1,10 @@
-//! The entries of one unit, walked once with an explicit stack: which functions and inlined calls cover which
-//! addresses, and which entries name them. Names themselves are made in `naming.rs`, when somebody asks.
+//! The entries of one unit, walked with an explicit stack: which functions cover which addresses, which entries name
+//! them, and, of a function that somebody asks for, which calls were inlined into it. Names themselves are made in
+//! `naming.rs`, when somebody asks.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use gimli::{AttributeValue, DebugInfoOffset, Dwarf, EntriesRaw, Unit};
+use gimli::{Abbreviations, AttributeValue, DebugInfoOffset, Dwarf, EntriesRaw, Unit, UnitOffset};
 
 use super::budget::{Budget, add};
 use super::naming::FunctionName;
@@ -14,25 +15,51 @@ use crate::error::{Note, Notes};
 use crate::layout::Functions;
 use crate::limits::MAX_DIE_DEPTH;
 
+/// Stands for the function itself among the scopes in it.
+pub(crate) const FUNCTION: u32 = NONE - 1;
+/// Attributes that a walk pays for at once.
+const BATCH: usize = 256;
+
 /// What covers which addresses in one unit.
 #[derive(Default)]
 pub(crate) struct Tree {
+    /// By position in [`Tree::functions`].
     pub segments: Segments,
-    pub scopes: Box<[Scope]>,
+    pub functions: Box<[Function]>,
     /// In the order of their offsets.
     pub decls: Box<[Decl]>,
+    /// What the unit is read with; `None` if there was no memory to keep it.
+    pub abbreviations: Option<Arc<Abbreviations>>,
+}
+
+/// A function that has code.
+pub(crate) struct Function {
+    pub scope: Scope,
+    pub has_inlined: bool,
+    /// Made on first use.
+    pub inlined: OnceLock<Inlined>,
+}
+
+/// The calls that were inlined into a function, and into each other.
+#[derive(Default)]
+pub(crate) struct Inlined {
+    /// By position in [`Inlined::scopes`].
+    pub segments: Segments,
+    pub scopes: Box<[Scope]>,
 }
 
 /// A function or an inlined call that has code.
 pub(crate) struct Scope {
     /// Offset in `.debug_info`.
     pub entry: u32,
-    /// The scope it was inlined into, [`NONE`] for a function.
+    /// The scope it was inlined into: another one of its function, [`FUNCTION`], or [`NONE`] for a function.
     pub parent: u32,
     /// Its name: position in [`Tree::decls`], or [`NONE`] if that is in another unit or nowhere.
     pub decl: u32,
     /// Where in `.debug_info` its name is, if not in this unit.
     pub remote: u32,
+    /// The name, once somebody has asked.
+    pub name: OnceLock<Arc<FunctionName>>,
     /// Where it was called, for inlined calls. 0 is unknown.
     pub call: Position,
 }
@@ -60,7 +87,7 @@ pub(crate) struct Decl {
     pub name: StrRef,
     pub linkage: StrRef,
     /// Made on first use.
-    pub resolved: OnceLock<Box<FunctionName>>,
+    pub resolved: OnceLock<Arc<FunctionName>>,
 }
 
 impl Decl {
@@ -88,53 +115,41 @@ struct Open {
     pending: Option<(u32, DeclKind, StrRef)>,
 }
 
+/// What walks pay with: for attributes, which may take no bytes and may be read for several functions; for ranges, whose
+/// lists may be shared; and for what is kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Budgets<'w> {
+    pub attributes: &'w Budget,
+    pub ranges: &'w Budget,
+    pub retained: &'w Budget,
+}
+
+/// What is walked, and what is around it.
+#[derive(Clone, Copy)]
+pub(crate) struct Input<'w, 'a> {
+    pub sections: &'a Sections,
+    pub dwarf: &'w Dwarf<Slice<'a>>,
+    pub unit: &'w Unit<Slice<'a>>,
+    pub functions: &'w Functions,
+    pub budgets: Budgets<'w>,
+    pub notes: &'w Notes,
+}
+
 /// Walks one unit. A broken entry ends the walk with what was found before it.
-pub(crate) fn read<'a>(
-    sections: &'a Sections,
-    dwarf: &Dwarf<Slice<'a>>,
-    unit: &Unit<Slice<'a>>,
-    functions: &Functions,
-    retained: &Budget,
-    notes: &Notes,
-) -> Tree {
-    let len = unit.header.length_including_self();
-    let mut walk = Walk {
-        sections,
-        dwarf,
-        unit,
-        functions,
-        retained,
-        notes,
-        base: unit.header.debug_info_offset().map_or(0, |offset| offset.0),
-        open: Vec::new(),
-        settled: 0,
-        intervals: Vec::new(),
-        scopes: Vec::new(),
-        decls: Vec::new(),
-        // Attributes may take no bytes and ranges may be shared, so the unit's length bounds neither by itself.
-        attributes_left: len.saturating_mul(2).saturating_add(1_024),
-        ranges_left: len.saturating_add(256),
-        too_deep: false,
-    };
-    match walk.run() {
-        Ok(Walked::Whole) => {}
-        Ok(Walked::Full) => notes.add(Note::Memory),
-        Ok(Walked::Padded) => notes.add(Note::Limit { what: "attributes of one unit", limit: len * 2 }),
-        Err(error) => {
-            notes.add(Note::BadDwarf {
-                part: "compilation unit",
-                offset: walk.base,
-                reason: error.to_string(),
-            });
-        }
-    }
-    if walk.too_deep {
-        notes.add(Note::Limit { what: "levels of nested scopes", limit: MAX_DIE_DEPTH });
-    }
-    if walk.ranges_left == 0 {
-        notes.add(Note::Limit { what: "address ranges of one unit", limit: len });
-    }
+pub(crate) fn read(input: Input<'_, '_>) -> Tree {
+    let mut walk = Walk::new(input);
+    let walked = walk.run();
+    walk.note(&walked);
     walk.finish()
+}
+
+/// Walks one function of a unit that was walked before, given its scope.
+pub(crate) fn read_inlined(input: Input<'_, '_>, function: &Scope, decls: &[Decl]) -> Inlined {
+    let mut walk = Walk::new(input);
+    let offset = (function.entry as usize).saturating_sub(walk.base);
+    let walked = walk.run_inlined(UnitOffset(offset));
+    walk.note(&walked);
+    walk.finish_inlined(decls)
 }
 
 /// How far a walk went.
@@ -142,17 +157,12 @@ enum Walked {
     Whole,
     /// The file's index budget is spent.
     Full,
-    /// More attributes than bytes.
+    /// More attributes than a file of this length has.
     Padded,
 }
 
 struct Walk<'w, 'a> {
-    sections: &'a Sections,
-    dwarf: &'w Dwarf<Slice<'a>>,
-    unit: &'w Unit<Slice<'a>>,
-    functions: &'w Functions,
-    retained: &'w Budget,
-    notes: &'w Notes,
+    input: Input<'w, 'a>,
     /// Offset of the unit in `.debug_info`.
     base: usize,
     open: Vec<Open>,
@@ -160,9 +170,11 @@ struct Walk<'w, 'a> {
     settled: usize,
     intervals: Vec<Interval>,
     scopes: Vec<Scope>,
+    /// Beside `scopes`: which of them have inlined calls.
+    has_inlined: Vec<bool>,
     decls: Vec<Decl>,
-    attributes_left: usize,
-    ranges_left: usize,
+    /// Attributes that are paid for.
+    paid: usize,
     too_deep: bool,
 }
 
@@ -176,17 +188,66 @@ struct Attributes<'a> {
     place: Place<'a>,
 }
 
-impl<'a> Walk<'_, 'a> {
+impl<'w, 'a> Walk<'w, 'a> {
+    fn new(input: Input<'w, 'a>) -> Self {
+        Self {
+            input,
+            base: input.unit.header.debug_info_offset().map_or(0, |offset| offset.0),
+            open: Vec::new(),
+            settled: 0,
+            intervals: Vec::new(),
+            scopes: Vec::new(),
+            has_inlined: Vec::new(),
+            decls: Vec::new(),
+            paid: 0,
+            too_deep: false,
+        }
+    }
+
+    /// Pays for an entry with so many attributes.
+    fn pay(&mut self, attributes: usize) -> bool {
+        let price = attributes + 1;
+        if self.paid < price {
+            if !self.input.budgets.attributes.take(price.max(BATCH)) {
+                return false;
+            }
+            self.paid += price.max(BATCH);
+        }
+        self.paid -= price;
+        true
+    }
+
+    /// Says what was cut, and gives back what was not spent.
+    fn note(&self, walked: &gimli::Result<Walked>) {
+        let Input { sections, budgets, notes, .. } = self.input;
+        budgets.attributes.give(self.paid);
+        match walked {
+            Ok(Walked::Whole) => {}
+            Ok(Walked::Full) => notes.add(Note::Memory),
+            Ok(Walked::Padded) => {
+                notes.add(Note::Limit { what: "attributes", limit: sections.max_attributes() });
+            }
+            Err(error) => {
+                let (part, reason) = ("compilation unit", error.to_string());
+                notes.add(Note::BadDwarf { part, offset: self.base, reason });
+            }
+        }
+        if self.too_deep {
+            notes.add(Note::Limit { what: "levels of nested scopes", limit: MAX_DIE_DEPTH });
+        }
+        if budgets.ranges.is_spent() {
+            notes.add(Note::Limit { what: "address ranges", limit: sections.max_ranges() });
+        }
+    }
+
     fn run(&mut self) -> gimli::Result<Walked> {
-        let unit = self.unit;
-        let mut entries = unit.entries_raw(None)?;
+        let mut entries = self.input.unit.entries_raw(None)?;
         while !entries.is_empty() {
             let depth = usize::try_from(entries.next_depth()).unwrap_or(0);
             let offset = (self.base + entries.next_offset().0) as u32;
             let Some(abbreviation) = entries.read_abbreviation()? else { continue };
             let specs = abbreviation.attributes();
-            self.attributes_left = self.attributes_left.saturating_sub(specs.len());
-            if self.attributes_left == 0 {
+            if !self.pay(specs.len()) {
                 return Ok(Walked::Padded);
             }
             // Entries below the limit are stepped over, their siblings above it still count.
@@ -208,14 +269,12 @@ impl<'a> Walk<'_, 'a> {
                     };
                     (here.decl, here.scope) = (decl, scope);
                 }
+                // They are read when somebody asks for their function: most of a unit is inlined calls.
                 gimli::DW_TAG_inlined_subroutine => {
-                    let attributes = self.attributes(&mut entries, specs)?;
-                    let origin = attributes.origin;
-                    let Some(scope) = self.enter(offset, outer.scope, NONE, origin, attributes) else {
-                        return Ok(Walked::Full);
-                    };
-                    // An inlined call without code cannot be around any: what is in it belongs to the outer one.
-                    here.scope = if scope == NONE { outer.scope } else { scope };
+                    if let Some(has_inlined) = self.has_inlined.get_mut(outer.scope as usize) {
+                        *has_inlined = true;
+                    }
+                    entries.skip_attributes(specs)?;
                 }
                 tag => match kind(tag) {
                     Some(kind) => {
@@ -231,6 +290,48 @@ impl<'a> Walk<'_, 'a> {
                 }
                 self.open.push(here);
             }
+        }
+        Ok(Walked::Whole)
+    }
+
+    fn run_inlined(&mut self, function: UnitOffset) -> gimli::Result<Walked> {
+        let mut entries = self.input.unit.entries_raw(Some(function))?;
+        let mut is_first = true;
+        while !entries.is_empty() && (is_first || entries.next_depth() > 0) {
+            let depth = usize::try_from(entries.next_depth()).unwrap_or(0);
+            let offset = (self.base + entries.next_offset().0) as u32;
+            let Some(abbreviation) = entries.read_abbreviation()? else { continue };
+            let specs = abbreviation.attributes();
+            if !self.pay(specs.len()) {
+                return Ok(Walked::Padded);
+            }
+            if depth >= MAX_DIE_DEPTH {
+                self.too_deep = true;
+                entries.skip_attributes(specs)?;
+                continue;
+            }
+            self.open.truncate(depth);
+            let outer = self.open.last().map_or(FUNCTION, |open| open.scope);
+            let scope = match abbreviation.tag() {
+                gimli::DW_TAG_inlined_subroutine if outer != NONE => {
+                    let attributes = self.attributes(&mut entries, specs)?;
+                    let origin = attributes.origin;
+                    let Some(scope) = self.enter(offset, outer, NONE, origin, attributes) else {
+                        return Ok(Walked::Full);
+                    };
+                    // An inlined call without code cannot be around any: what is in it belongs to the outer one.
+                    if scope == NONE { outer } else { scope }
+                }
+                tag => {
+                    entries.skip_attributes(specs)?;
+                    // A function in a function has inlined calls of its own.
+                    if tag == gimli::DW_TAG_subprogram && !is_first { NONE } else { outer }
+                }
+            };
+            if abbreviation.has_children() {
+                self.open.push(Open { scope, decl: NONE, pending: None });
+            }
+            is_first = false;
         }
         Ok(Walked::Whole)
     }
@@ -270,7 +371,7 @@ impl<'a> Walk<'_, 'a> {
     }
 
     fn text(&self, value: AttributeValue<Slice<'a>>) -> StrRef {
-        self.sections.text_ref(self.dwarf, self.unit, value)
+        self.input.sections.text_ref(self.input.dwarf, self.input.unit, value)
     }
 
     /// A reference as an offset in `.debug_info`.
@@ -290,7 +391,7 @@ impl<'a> Walk<'_, 'a> {
         for open in self.open.iter_mut().skip(self.settled) {
             if let Some((offset, kind, name)) = open.pending.take() {
                 let decl = Decl::new(offset, parent, kind, name);
-                open.decl = add(&mut self.decls, decl, self.retained)?;
+                open.decl = add(&mut self.decls, decl, self.input.budgets.retained)?;
             } else {
                 open.decl = parent;
             }
@@ -299,7 +400,7 @@ impl<'a> Walk<'_, 'a> {
         self.settled = self.open.len();
         let &Attributes { name, linkage, origin, .. } = attributes;
         let decl = Decl { linkage, origin, ..Decl::new(offset, parent, DeclKind::Function, name) };
-        add(&mut self.decls, decl, self.retained)
+        add(&mut self.decls, decl, self.input.budgets.retained)
     }
 
     /// Records a scope, if it has code that is still there.
@@ -313,19 +414,20 @@ impl<'a> Walk<'_, 'a> {
     ) -> Option<u32> {
         let id = u32::try_from(self.scopes.len()).ok()?;
         let before = self.intervals.len();
-        let (intervals, functions, retained) = (&mut self.intervals, self.functions, self.retained);
+        let Input { dwarf, unit, functions, budgets, notes, .. } = self.input;
+        let intervals = &mut self.intervals;
         let mut full = false;
-        let read = attributes.place.each(self.dwarf, self.unit, &mut self.ranges_left, |begin, end| {
+        let read = attributes.place.each(dwarf, unit, budgets.ranges, |begin, end| {
             if let Some((begin, end)) = live(begin, end)
                 && functions.encloses(begin, end)
             {
                 // Later entries are inner ones, or override as they do in other symbolizers.
-                full |= add(intervals, Interval { begin, end, rank: id, id }, retained).is_none();
+                full |= !Interval { begin, end, rank: id, id }.add(intervals, budgets.retained);
             }
         });
         if let Err(error) = read {
             let reason = error.to_string();
-            self.notes.add(Note::BadDwarf { part: "ranges of compilation unit", offset: self.base, reason });
+            notes.add(Note::BadDwarf { part: "ranges of compilation unit", offset: self.base, reason });
         }
         if full {
             return None;
@@ -333,19 +435,30 @@ impl<'a> Walk<'_, 'a> {
         if self.intervals.len() == before {
             return Some(NONE);
         }
-        let scope = Scope { entry, parent, decl, remote, call: attributes.call };
-        add(&mut self.scopes, scope, self.retained)
+        self.has_inlined.push(false);
+        let name = OnceLock::new();
+        let scope = Scope { entry, parent, decl, remote, name, call: attributes.call };
+        add(&mut self.scopes, scope, budgets.retained)
     }
 
     fn finish(self) -> Tree {
-        let Self { mut scopes, decls, intervals, .. } = self;
-        for scope in scopes.iter_mut().filter(|scope| scope.decl == NONE && scope.remote != NONE) {
+        let Self { scopes, has_inlined, decls, intervals, .. } = self;
+        let functions = scopes.into_iter().zip(has_inlined);
+        let functions = functions
+            .map(|(scope, has_inlined)| Function { scope, has_inlined, inlined: OnceLock::new() })
+            .collect();
+        Tree { segments: Segments::new(intervals), functions, decls: decls.into(), abbreviations: None }
+    }
+
+    fn finish_inlined(self, decls: &[Decl]) -> Inlined {
+        let Self { mut scopes, intervals, .. } = self;
+        for scope in scopes.iter_mut().filter(|scope| scope.remote != NONE) {
             if let Ok(at) = decls.binary_search_by_key(&scope.remote, |decl| decl.offset) {
                 scope.decl = at as u32;
                 scope.remote = NONE;
             }
         }
-        Tree { segments: Segments::new(intervals), scopes: scopes.into(), decls: decls.into() }
+        Inlined { segments: Segments::new(intervals), scopes: scopes.into() }
     }
 }
 

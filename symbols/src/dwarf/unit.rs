@@ -8,6 +8,7 @@ use gimli::{
     DebugStrOffsetsBase, DebuggingInformationEntry, Dwarf, DwarfFileType, Unit, UnitHeader, UnitType,
 };
 
+use super::budget::Budget;
 use super::sections::{Sections, Slice, StrRef};
 
 /// What is kept of a unit's header and root entry.
@@ -25,6 +26,8 @@ pub(crate) struct UnitMeta {
     pub version: u16,
     /// The id and the file's name, if its entries are in another file.
     pub split: Option<(u64, StrRef)>,
+    /// Bytes that the table takes, shared or not.
+    pub abbreviations_size: usize,
     low_pc: u64,
     str_offsets_base: usize,
     addr_base: usize,
@@ -56,19 +59,18 @@ impl<'a> Place<'a> {
     }
 
     /// Calls with each range as the debug info has it, tombstones of the linker included where they look like
-    /// addresses; each entry of a list costs one of `left`, and none are read when it is 0.
+    /// addresses; each costs one of `work`, and none are read when it is spent.
     pub fn each(
         self,
         dwarf: &Dwarf<Slice<'a>>,
         unit: &Unit<Slice<'a>>,
-        left: &mut usize,
+        work: &Budget,
         mut take: impl FnMut(u64, u64),
     ) -> gimli::Result<()> {
         if let Some(list) = self.ranges.map(|value| dwarf.attr_ranges(unit, value)).transpose()?.flatten() {
             let mut list = list;
-            while *left > 0 {
+            while work.take(1) {
                 let Some(raw) = list.next_raw()? else { break };
-                *left -= 1;
                 if let Some(range) = list.convert_raw(raw)? {
                     take(range.begin, range.end);
                 }
@@ -81,8 +83,9 @@ impl<'a> Place<'a> {
             AttributeValue::Udata(size) => begin.checked_add(size),
             high => dwarf.attr_address(unit, high)?,
         };
-        if let (Some(end), true) = (end, *left > 0) {
-            *left -= 1;
+        if let Some(end) = end
+            && work.take(1)
+        {
             take(begin, end);
         }
         Ok(())
@@ -115,6 +118,7 @@ impl UnitMeta {
             shared_abbreviations: None,
             version: encoding.version,
             split: None,
+            abbreviations_size: 0,
             low_pc: 0,
             str_offsets_base: DebugStrOffsetsBase::default_for_encoding_and_file(
                 encoding,
@@ -195,6 +199,7 @@ impl UnitMeta {
             shared_abbreviations: None,
             version: encoding.version,
             split: None,
+            abbreviations_size: 0,
             low_pc: self.low_pc,
             str_offsets_base: DebugStrOffsetsBase::default_for_encoding_and_file(encoding, bases).0,
             addr_base: self.addr_base,

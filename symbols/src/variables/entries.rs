@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use gimli::{AttributeValue, DebugInfoOffset, DwAt, UnitOffset};
 
-use crate::dwarf::{Dwarf, Place, Slice};
+use crate::dwarf::{Budget, Dwarf, Place, Slice};
 use crate::limits::{MAX_ORIGINS, MAX_TYPE_STEPS};
 
 pub(super) type Unit<'a> = gimli::Unit<Slice<'a>>;
@@ -257,13 +257,13 @@ impl<'a> Entries<'a> {
             has_place |= place.take(attribute);
         }
         let mut covers = !has_place;
-        let mut left = self.work.get();
-        let before = left;
+        let before = self.work.get();
+        let work = Budget::new(before);
         // Ranges that cannot be read cover nothing.
-        let _ = place.each(&self.reader, &entry.unit, &mut left, |begin, end| {
+        let _ = place.each(&self.reader, &entry.unit, &work, |begin, end| {
             covers |= begin <= address && address < end;
         });
-        self.spend(before - left);
+        self.spend(before - work.left());
         covers
     }
 

@@ -1,0 +1,89 @@
+//! Where fuzzing starts: small files, and parts of the guests' debug info that are as real as they are small.
+
+use wasmparser::{Parser, Payload};
+
+use crate::common::{component, guest, module, names};
+use crate::targets::{SECTIONS, input};
+
+/// Guests whose debug info is a seed.
+const GUESTS: [&str; 4] = ["crash.wasm", "crash-debug.wasm", "inference.wasm", "pricing.wasm"];
+/// Bytes of each section, of all units, and of each.
+const BYTES: usize = 160 << 10;
+const UNITS: usize = 32 << 10;
+const UNIT: usize = 8 << 10;
+
+/// Whole files.
+pub fn modules() -> Vec<Vec<u8>> {
+    let named =
+        module(&[5, 200, 3], Some(("run", 2)), &[("name", &names(&[(1, "_ZN1a1bE"), (2, "main")]))]).bytes;
+    let both = component(&[&named, &module(&[5], None, &[]).bytes]).0;
+    let from_guests = sections().iter().map(|seed| crate::targets::build(seed)).collect::<Vec<_>>();
+    [vec![guest("gc.wasm"), named, both], from_guests].concat()
+}
+
+/// Inputs of the target `sections`.
+pub fn sections() -> Vec<Vec<u8>> {
+    GUESTS.iter().map(|name| slim(&guest(name))).collect()
+}
+
+/// Linkers' names of every kind.
+pub fn names_of_linkers() -> Vec<Vec<u8>> {
+    [
+        "_ZN5image6codecs4jpeg7decoder17h0123456789abcdefE",
+        "_RNvXs_NtCs1234_7mycrate3fooNtB4_3BarNtNtCs5678_4core3fmt5Debug3fmt",
+        "_RINvNtCs1234_4core3mem8align_ofjEB2_",
+        "_ZNSt6vectorIiSaIiEE9push_backERKi",
+        "_ZZN3foo3barEvENKUlvE_clEv",
+        "_ZN5space3fooIJidEEEvDpT_",
+        "core::fmt::write::h0123456789abcdef",
+    ]
+    .map(|name| name.as_bytes().to_vec())
+    .to_vec()
+}
+
+/// The functions of a guest with its small units and the start of what they point to.
+fn slim(bytes: &[u8]) -> Vec<u8> {
+    let (mut start, mut width, mut bodies, mut sections) = (0, None, Vec::new(), Vec::new());
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.unwrap() {
+            Payload::CodeSectionStart { range, .. } => start = range.start,
+            Payload::CodeSectionEntry(body) => {
+                let body = body.range();
+                let size_field = if body.len() < 128 {
+                    1
+                } else if body.len() < 16_384 {
+                    2
+                } else {
+                    3
+                };
+                width.get_or_insert(body.start - start - size_field);
+                bodies.push(u16::try_from(body.len()).unwrap_or(u16::MAX));
+            }
+            Payload::CustomSection(section) => {
+                let at = SECTIONS.iter().position(|name| *name == section.name());
+                let Some(at) = at.filter(|_| section.name() != "name") else { continue };
+                let data = match section.name() {
+                    ".debug_info" => small_units(section.data()),
+                    _ => section.data()[..section.data().len().min(BYTES)].to_vec(),
+                };
+                sections.push((at as u8, data));
+            }
+            _ => {}
+        }
+    }
+    let sections: Vec<(u8, &[u8])> = sections.iter().map(|(at, data)| (*at, &**data)).collect();
+    input(width.unwrap() as u8, &bodies, &sections)
+}
+
+/// Units that are small, as many as fit.
+fn small_units(mut section: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    while let Some(length) = section.first_chunk::<4>() {
+        let (unit, rest) = section.split_at(4 + u32::from_le_bytes(*length) as usize);
+        section = rest;
+        if unit.len() <= UNIT && out.len() + unit.len() <= UNITS {
+            out.extend(unit);
+        }
+    }
+    out
+}
