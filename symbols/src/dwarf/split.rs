@@ -49,7 +49,8 @@ impl SplitFile {
             match payload {
                 Ok(Payload::CustomSection(section)) => match section.name().strip_suffix(".dwo") {
                     Some(name) => {
-                        sections.take(name, || Bytes::of(section.data(), None, 0..section.data().len()))
+                        let data = section.data();
+                        sections.take(name, || Bytes::of(data, None, 0..data.len()));
                     }
                     None if section.name() == ".debug_cu_index" => index = section.data().to_vec(),
                     None => {}
