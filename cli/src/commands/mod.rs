@@ -3,6 +3,7 @@
 pub mod collect;
 pub mod diff;
 pub mod export;
+pub mod recording;
 pub mod report;
 pub mod run;
 pub mod serve;
