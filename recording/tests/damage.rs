@@ -38,6 +38,59 @@ fn a_file_cut_anywhere_keeps_what_came_before() {
     assert_eq!(most, whole);
 }
 
+/// The same of a rewritten file and of its debug info, which lies between chunks.
+#[test]
+fn a_rewritten_file_cut_anywhere_keeps_what_came_before() {
+    let bytes = packed();
+    let data_end = data_end(&bytes);
+    let mut most = (0, false);
+    for end in (1000..data_end).step_by(331) {
+        let recording = open(&bytes[..end]).unwrap();
+        assert!(is_true(&recording) && recording.missing().is_some(), "cut at {end}");
+        let kept = (samples(&recording), recording.debug_info(&module_id()).unwrap().is_some());
+        assert!(kept.0 >= most.0 && kept.1 >= most.1, "cut at {end}: {kept:?} after {most:?}");
+        most = kept;
+    }
+    assert_eq!(most, (SECONDS * SAMPLES, true), "the chunk and the attachment come before what ends a file");
+}
+
+/// What can be recovered from a damaged file is what can be read of it, in a file that is whole; recovering that
+/// changes nothing more.
+#[test]
+fn recovering_keeps_what_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let flushed = bytes();
+    let mut state = 1u64;
+    for round in 0..20 {
+        let mut damaged = flushed.clone();
+        for _ in 0..=round % 4 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = (state >> 33) as usize % (damaged.len() - 1000) + 500;
+            damaged[at] ^= 1 << (round % 8);
+        }
+        damaged.truncate(flushed.len() - round * 2000);
+        std::fs::write(path("damaged"), &damaged).unwrap();
+        let before = open(&damaged).unwrap();
+        let recovered = sandscope_recording::recover(&path("damaged"), &path("out"), true).unwrap();
+        let after = Recording::open(&path("out")).unwrap();
+        assert!(after.integrity().whole(), "round {round}: {:?}", after.missing());
+        assert_eq!(after.complete(), before.complete(), "round {round}");
+        assert_eq!(after.recovered(), recovered.as_ref());
+        assert_eq!(
+            (after.modules(), after.traps(), after.spans()),
+            (before.modules(), before.traps(), before.spans())
+        );
+        assert_eq!(samples(&after), samples(&before), "round {round}");
+        assert!(is_true(&after), "round {round}");
+        assert_eq!(after.debug_info(&module_id()).unwrap(), before.debug_info(&module_id()).unwrap());
+        sandscope_recording::recover(&path("out"), &path("again"), true).unwrap();
+        let again = Recording::open(&path("again")).unwrap();
+        assert_eq!(contents(&again), contents(&after), "round {round}");
+        assert_eq!(again.missing(), after.missing());
+    }
+}
+
 /// Half of a file has about half of the samples, and says that the rest is missing.
 #[test]
 fn half_a_file_has_half_of_the_samples() {
