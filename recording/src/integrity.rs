@@ -1,11 +1,18 @@
 //! What is left of a recording and what is lost, in figures and in one sentence.
 
-use std::io::{Read, Seek};
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
+use mcap::records::op;
 use sandscope_model::units::bytes as human_bytes;
 
+use crate::fields::Fields;
 use crate::fold::Lost;
 use crate::scan::{Damage, Scanner};
+
+/// Length of the record that ends the data, of the footer with the magic behind it, and of what follows the sum in it.
+const DATA_END: u64 = 9 + 4;
+const FOOTER: u64 = 9 + 20 + 8;
+const AFTER_SUM: u64 = 4 + 8;
 
 /// What one pass over a file found. Everything that is counted as read was as its writer wrote it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +25,8 @@ pub struct Integrity {
     pub messages: u64,
     /// Attachments that are whole.
     pub attachments: u64,
+    /// Bytes of these.
+    pub attached: u64,
     /// Places where bytes are not what was written.
     pub damaged: u64,
     /// Bytes that nothing could be read from.
@@ -45,6 +54,52 @@ impl Integrity {
         (self.samples_lost, self.unreadable) = (lost.samples, lost.unreadable);
         self.closed = scanner.data_ended();
         self.missing = missing(scanner, has_head, lost);
+    }
+}
+
+/// Whether a file that was closed adds up to the two checksums at its end, of its data and of its index. `None` if it
+/// has no end.
+pub(crate) fn sums_agree(mut file: impl Read + Seek) -> io::Result<Option<bool>> {
+    let size = file.seek(SeekFrom::End(0))?;
+    let Some(footer) = size.checked_sub(FOOTER) else { return Ok(None) };
+    let end = read(&mut file, footer, FOOTER)?;
+    let mut fields = Fields(&end);
+    let framed = (fields.u8(), fields.u64()) == (Some(op::FOOTER), Some(20)) && end.ends_with(mcap::MAGIC);
+    let (summary, _offsets, index_sum) = (fields.u64(), fields.u64(), fields.u32());
+    let Some(data_end) = summary.and_then(|at| at.checked_sub(DATA_END)).filter(|at| framed && *at < footer)
+    else {
+        return Ok(None);
+    };
+    let record = read(&mut file, data_end, DATA_END)?;
+    let mut fields = Fields(&record);
+    if (fields.u8(), fields.u64()) != (Some(op::DATA_END), Some(4)) {
+        return Ok(None);
+    }
+    let data_sum = fields.u32();
+    let data_agrees = data_sum == Some(0) || data_sum == Some(sum(&mut file, 0, data_end)?);
+    let (from, to) = (data_end + DATA_END, size - AFTER_SUM);
+    Ok(Some(data_agrees && (index_sum == Some(0) || index_sum == Some(sum(&mut file, from, to)?))))
+}
+
+fn read(file: &mut (impl Read + Seek), at: u64, len: u64) -> io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(at))?;
+    let mut out = Vec::new();
+    file.take(len).read_to_end(&mut out)?;
+    Ok(out)
+}
+
+fn sum(file: &mut (impl Read + Seek), from: u64, to: u64) -> io::Result<u32> {
+    file.seek(SeekFrom::Start(from))?;
+    let mut hasher = crc32fast::Hasher::new();
+    let mut bytes = io::BufReader::with_capacity(1 << 16, file.take(to - from));
+    loop {
+        let part = bytes.fill_buf()?;
+        if part.is_empty() {
+            return Ok(hasher.finalize());
+        }
+        hasher.update(part);
+        let len = part.len();
+        bytes.consume(len);
     }
 }
 

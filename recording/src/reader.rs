@@ -18,6 +18,7 @@ use sandscope_proto::{MAX_DEBUG_INFO, MAX_MESSAGE};
 use crate::channel::{PROFILE, Topic, attachment_id};
 use crate::fold::{Fold, Message, for_each_message, metric_batches, span_batches};
 use crate::head::{Reading, Recovered};
+use crate::integrity::sums_agree;
 use crate::metrics::Restored;
 use crate::samples::{RecordedBatch, Streams};
 use crate::scan::{Piece, Scanner};
@@ -134,6 +135,15 @@ impl Recording {
     /// What is left of the file and what is lost.
     pub fn integrity(&self) -> &Integrity {
         &self.integrity
+    }
+
+    /// Reads a file that was closed again and compares it with its two checksums, which finds a wrong bit also where
+    /// nothing that is read depends on it. `None` if it has no end.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn sums_agree(&self) -> io::Result<Option<bool>> {
+        sums_agree(&mut *self.source.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What is known of the recording that this one was recovered from, if it was.
@@ -411,6 +421,7 @@ fn open(name: &str, source: &mut Box<dyn Source>) -> Result<Opened, OpenError> {
             }
             Piece::Attachment { name, offset, len } => {
                 integrity.attachments += 1;
+                integrity.attached += len;
                 if let Some(id) = attachment_id(&name).and_then(ModuleId::parse) {
                     anything = true;
                     debug.insert(id, (offset, len));

@@ -240,6 +240,21 @@ proptest! {
         }
     }
 
+    /// Whether a file is as it was written can be told of every bit of it, of the index at its end as well.
+    #[test]
+    fn a_flipped_bit_is_never_overlooked(
+        at in any::<prop::sample::Index>(),
+        bit in 0..8u8,
+        rewritten in any::<bool>(),
+    ) {
+        let mut bytes = if rewritten { PACKED.with(Clone::clone) } else { WHOLE.with(Clone::clone) };
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        let recording = open(&bytes).unwrap();
+        let whole = recording.integrity().whole() && recording.sums_agree().unwrap() != Some(false);
+        prop_assert!(!whole, "flip at {at} of {}", bytes.len());
+    }
+
     /// Many flipped bits and a cut: no panic, and no more samples than were taken.
     #[test]
     fn heavy_damage_never_panics(

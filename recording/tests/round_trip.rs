@@ -145,6 +145,33 @@ fn a_finished_recording_is_small() {
     assert!(packed_bytes * 4 < flushed_bytes * 3, "{packed_bytes} of {flushed_bytes} bytes");
 }
 
+/// Where a finished recording cannot be written once more, it stays as it is, and nothing else is left.
+#[test]
+fn a_recording_that_cannot_be_rewritten_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let writer = write(&path).unwrap();
+    // Takes the name of the new file.
+    std::fs::create_dir(dir.path().join(".r.mcap.rewriting")).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    comes_back_whole(&std::fs::read(&path).unwrap());
+}
+
+/// Who may read a recording does not change when it is written once more.
+#[cfg(unix)]
+#[test]
+fn a_recording_keeps_its_permissions() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let writer = write(&path).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(Recording::open(&path).unwrap().integrity().chunks < 5, "rewritten");
+}
+
 /// Memory and chunks stay bounded when a recording is longer than a chunk; each chunk can be read by itself.
 #[test]
 fn long_recordings_have_several_chunks() {

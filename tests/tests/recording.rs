@@ -1,10 +1,13 @@
 //! The format of recordings as others see it: `recording verify` and `recover`, and readers that are not ours.
 
+#![allow(clippy::print_stdout, reason = "the nightly log keeps the figures")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use sandscope_recording::Recording;
-use sandscope_tests::{guest, guests, output, pypi, stderr, stdout};
+use sandscope_tests::{guest, guests, output, pypi, sandscope, stderr, stdout};
 use serde_json::Value;
 
 /// Records a second or so of `image`.
@@ -90,6 +93,36 @@ fn what_is_left_of_a_recording_can_be_recovered() {
     assert_eq!(again.status.code(), Some(2));
     assert!(stderr(&again).contains("--overwrite"), "{}", stderr(&again));
     assert_eq!(recover(&["--overwrite"]).status.code(), Some(0));
+}
+
+/// Of `image` at 99 Hz over a minute a sample takes at most 25 bytes while the recording is open and 8 once it is
+/// written anew: of the whole file, metrics and schemas included, but without debug info.
+#[test]
+#[ignore = "nightly: a minute, on a machine with nothing else to do"]
+fn a_minute_of_samples_is_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::copy(guests().join("data/photo.jpg"), path("in.jpg")).unwrap();
+    let grant = format!("{}::/data", dir.path().display());
+    let mut host = sandscope(&["run", "--record", path("r.mcap").to_str().unwrap(), "--dir", &grant, "--"])
+        .arg(guest("image"))
+        .args(["/data/in.jpg", "/data/out.jpg", "320", "1000000"])
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(60));
+    std::fs::copy(path("r.mcap"), path("open.mcap")).unwrap();
+    host.kill().unwrap();
+    host.wait().unwrap();
+    sandscope_recording::recover(&path("open.mcap"), &path("closed.mcap"), false).unwrap();
+    let count = samples(&path("open.mcap"));
+    assert!(count > 5000, "{count} samples: the machine is too busy to tell");
+    for (name, limit) in [("open.mcap", 25.0), ("closed.mcap", 8.0)] {
+        let recording = Recording::open(&path(name)).unwrap();
+        let bytes = recording.integrity().bytes - recording.integrity().attached;
+        let each = bytes as f64 / count as f64;
+        println!("{name}: {bytes} bytes besides debug info, {each:.1} a sample");
+        assert!(each <= limit, "{name}: {each:.1} bytes a sample");
+    }
 }
 
 /// What the reader of the MCAP project itself makes of a recording: channels, schemas, and messages that the

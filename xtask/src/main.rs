@@ -1,4 +1,4 @@
-//! Chores that developers repeat: `cargo xtask test`, `nightly`, `arm`, `guests`, `bench`, `stress`, `kill`.
+//! Chores that developers repeat: `cargo xtask test`, `nightly`, `arm`, `guests`, `bench`, `stress`, `recordings`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
 
 mod arm;
@@ -18,8 +18,8 @@ cargo xtask guests [NAME…]   rebuild the sample guests (--install first instal
 cargo xtask bench overhead   what instrumentation costs, beside a bare engine [--quick] [--only WORKLOAD]
 cargo xtask bench accuracy   what samples say of guests whose CPU time is known [--quick]
 cargo xtask stress           everything that could break a sampler, at once; 2 minutes [--for 30m]
-cargo xtask kill             hosts killed at any moment, 500 of them, and what their recordings still hold
-cargo xtask nightly          the long ones: test, arm, stress for 30 minutes, kill, and both benchmarks
+cargo xtask recordings       500 hosts killed at any moment, and what their recordings hold; their size
+cargo xtask nightly          the long ones: test, arm, stress for 30 minutes, recordings, both benchmarks
 ";
 
 fn main() -> ExitCode {
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         ["bench", rest @ ..] => bench(rest),
         ["stress"] => stress("2m"),
         ["stress", "--for", time] => stress(time),
-        ["kill"] => kill(),
+        ["recordings"] => recordings(),
         ["nightly"] => nightly(),
         _ => {
             print!("{HELP}");
@@ -108,12 +108,12 @@ fn bench(args: &[&str]) -> Result<()> {
 
 /// All of it, also after one of them failed: a night tells as much as it can.
 fn nightly() -> Result<()> {
-    let parts = ["test", "arm", "stress", "kill", "accuracy", "overhead"];
+    let parts = ["test", "arm", "stress", "recordings", "accuracy", "overhead"];
     let one = |name: &&str| match *name {
         "test" => test(),
         "arm" => arm::check(&root()),
         "stress" => stress("30m"),
-        "kill" => kill(),
+        "recordings" => recordings(),
         benchmark => bench(&[benchmark]),
     };
     let failed: Vec<&str> = parts
@@ -129,7 +129,9 @@ fn stress(time: &str) -> Result<()> {
     run(command.env("SANDSCOPE_STRESS_FOR", time))
 }
 
-/// The test's own share of `cargo test` is 20.
-fn kill() -> Result<()> {
-    run(cargo(&["test", "--workspace", "--test", "kill", "--", "--nocapture"]).env("SANDSCOPE_KILLS", "500"))
+/// What `cargo test` does 20 times, 500 times; and the tests that take a minute.
+fn recordings() -> Result<()> {
+    let killed = ["test", "--workspace", "--test", "kill", "--", "--nocapture"];
+    run(cargo(&killed).env("SANDSCOPE_KILLS", "500"))?;
+    run(&mut cargo(&["test", "--workspace", "--test", "recording", "--", "--ignored", "--nocapture"]))
 }

@@ -13,6 +13,8 @@ use crate::problem::{Problem, chain};
 #[derive(Serialize)]
 struct Verified<'a> {
     whole: bool,
+    /// Whether the file adds up to the checksums at its end; null if it has none.
+    checksums: Option<bool>,
     /// Whether its writer ended it.
     closed: bool,
     /// Why it is not whole, or what was missing in the recording that it was recovered from.
@@ -23,6 +25,8 @@ struct Verified<'a> {
     chunks: u64,
     messages: u64,
     attachments: u64,
+    /// Bytes of the attachments, which hold debug info.
+    attached: u64,
     /// Places with other bytes than were written.
     damaged: u64,
     bytes_lost: u64,
@@ -42,22 +46,25 @@ pub fn recording(command: &RecordingCommand) -> Result<ExitCode, Problem> {
 /// Says whether a file is whole; exit code 1 if it is not.
 fn verify(args: &VerifyArgs) -> Result<ExitCode, Problem> {
     let recording = Recording::open(&args.file).map_err(|error| Problem::usage(chain(&error)))?;
-    let integrity = recording.integrity();
+    let failed = |error| Problem::usage(format!("read {}: {error}", recording.name()));
+    let sums = recording.sums_agree().map_err(failed)?;
+    let whole = recording.integrity().whole() && sums != Some(false);
     if args.json {
-        let json = serde_json::to_string(&verified(&recording)).map_err(Problem::internal)?;
+        let json = serde_json::to_string(&verified(&recording, whole, sums)).map_err(Problem::internal)?;
         println!("{json}");
     } else {
-        print!("{}", text(&recording));
+        print!("{}", text(&recording, whole));
     }
-    Ok(if integrity.whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn verified(recording: &Recording) -> Verified<'_> {
+fn verified(recording: &Recording, whole: bool, checksums: Option<bool>) -> Verified<'_> {
     let Integrity {
         closed,
         chunks,
         messages,
         attachments,
+        attached,
         damaged,
         bytes_lost,
         samples_lost,
@@ -65,7 +72,8 @@ fn verified(recording: &Recording) -> Verified<'_> {
         ..
     } = *recording.integrity();
     Verified {
-        whole: recording.integrity().whole(),
+        whole,
+        checksums,
         closed,
         missing: recording.missing(),
         recovered: recording.recovered().is_some(),
@@ -74,6 +82,7 @@ fn verified(recording: &Recording) -> Verified<'_> {
         chunks,
         messages,
         attachments,
+        attached,
         damaged,
         bytes_lost,
         samples_lost,
@@ -81,9 +90,15 @@ fn verified(recording: &Recording) -> Verified<'_> {
     }
 }
 
-fn text(recording: &Recording) -> String {
+fn text(recording: &Recording, whole: bool) -> String {
     let integrity = recording.integrity();
-    let state = if integrity.whole() { "whole" } else { "damaged" };
+    let state = if whole {
+        "whole"
+    } else if integrity.damaged == 0 && !integrity.whole() {
+        "incomplete"
+    } else {
+        "damaged"
+    };
     let mut out = format!(
         "{}: {state}: {}, {} chunks, {} messages, {} attachments\n",
         recording.name(),
@@ -95,7 +110,10 @@ fn text(recording: &Recording) -> String {
     if let Some(missing) = recording.missing() {
         out.push_str(&format!("{missing}\n"));
     }
-    if !integrity.whole() {
+    if !whole && integrity.whole() {
+        out.push_str("everything in it can be read, but some bytes are not as they were written\n");
+    }
+    if !whole {
         out.push_str(
             "What is intact can be read as it is, or written to a new file: sandscope recording recover\n",
         );
