@@ -46,6 +46,9 @@ pub enum Command {
     /// What became slower, larger or more blocked from one recording to another.
     #[command(after_help = "Example:\n  sandscope diff before.mcap after.mcap --fail-on 'cpu>5%'")]
     Diff(DiffArgs),
+    /// Whether a recording is whole, and what can be saved of one that is not.
+    #[command(subcommand)]
+    Recording(RecordingCommand),
     /// Offsets of a module to functions, files and lines.
     #[command(after_help = "Examples:\n  sandscope symbolize -m guest.wasm 0x1f3a 0x2042\n  \
                             sandscope symbolize -e guest.wasm -f -C -i < addresses")]
@@ -130,6 +133,37 @@ pub struct ModuleCache {
     /// Compile at every start, whatever --cache says.
     #[arg(long)]
     pub no_cache: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RecordingCommand {
+    /// Say whether a recording is whole: exit code 0 if it is, 1 if something is missing.
+    #[command(after_help = "Example:\n  sandscope recording verify run.mcap --json")]
+    Verify(VerifyArgs),
+    /// Write what is intact in a recording to a new file that is whole.
+    #[command(after_help = "Example:\n  sandscope recording recover run.mcap -o recovered.mcap")]
+    Recover(RecoverArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The recording.
+    pub file: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// The recording.
+    pub file: PathBuf,
+    /// The new file.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Replace the new file if it exists.
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,9 @@ use clap::{ArgMatches, Command};
 pub fn print(command: &Command, matches: &ArgMatches) {
     let Some((name, matches)) = matches.subcommand() else { return };
     let Some(command) = command.find_subcommand(name) else { return };
+    if command.has_subcommands() {
+        return print(command, matches);
+    }
     for arg in command.get_arguments() {
         let id = arg.get_id().as_str();
         if matches!(id, "help" | "explain_config") {

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report::report(&args),
         Command::Export(args) => commands::export::export(&args),
         Command::Diff(args) => commands::diff::diff(&args),
+        Command::Recording(command) => commands::recording::recording(&command),
         Command::Symbolize(args) => commands::symbolize::symbolize(&args),
         Command::Symbols(args) => commands::symbols::symbols(&args),
         Command::Demo(args) => demo::demo(&args),

@@ -40,7 +40,7 @@ impl SampleKind {
 }
 
 /// A raw frame: an instruction of a guest, or a named piece of the host under it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Frame {
     /// An instruction of a guest.
     Guest {

@@ -54,12 +54,24 @@ pub use generated::query::v1 as query;
 pub use generated::recording::v1 as recording;
 pub use opentelemetry_proto::tonic as otel;
 
-/// A `FileDescriptorSet` of what recordings hold of ours, for readers that know no schema of ours. Every
-/// channel of every recording carries it, so it holds nothing else.
-pub static DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");
-
-/// A `FileDescriptorSet` of OTLP.
-pub static OTLP_DESCRIPTORS: &[u8] = opentelemetry_proto::DESCRIPTORS;
+/// Schemas of what recordings hold, for readers that know none of ours: per message a `FileDescriptorSet` with
+/// what it is made of and nothing else, since every recording carries them all.
+#[allow(missing_docs, reason = "each is the message of its name")]
+pub mod schemas {
+    pub static MODULE: &[u8] = include_bytes!("generated/sandscope.recording.v1.Module.desc");
+    pub static SAMPLES: &[u8] = include_bytes!("generated/sandscope.recording.v1.Samples.desc");
+    pub static TRAP: &[u8] = include_bytes!("generated/sandscope.recording.v1.Trap.desc");
+    pub static COLD_START: &[u8] = include_bytes!("generated/sandscope.recording.v1.ColdStart.desc");
+    pub static LOCKS: &[u8] = include_bytes!("generated/sandscope.recording.v1.Locks.desc");
+    pub static HEAP: &[u8] = include_bytes!("generated/sandscope.recording.v1.Heap.desc");
+    pub static BLOCKED: &[u8] = include_bytes!("generated/sandscope.recording.v1.Blocked.desc");
+    pub static METRICS: &[u8] =
+        include_bytes!("generated/opentelemetry.proto.collector.metrics.v1.ExportMetricsServiceRequest.desc");
+    pub static SPANS: &[u8] =
+        include_bytes!("generated/opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest.desc");
+    pub static LOGS: &[u8] =
+        include_bytes!("generated/opentelemetry.proto.collector.logs.v1.ExportLogsServiceRequest.desc");
+}
 
 /// Protocol version that `Hello` and `Welcome` carry.
 pub const AGENT_PROTOCOL: u32 = 1;

@@ -183,3 +183,44 @@ pub enum DebugInfoError {
         limit: u64,
     },
 }
+
+/// Why a recording could not be written once more.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// Nothing to recover.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The new file is there already.
+    #[error("create {}: it exists already", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The device failed.
+    #[error("read the recording")]
+    Read {
+        /// Why.
+        source: io::Error,
+    },
+    /// The new file could not be created, or not be put into its place.
+    #[error("create the new file")]
+    Create {
+        /// Why.
+        source: io::Error,
+    },
+    /// The new file took no more bytes.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Another file has its name.
+    #[error("read the recording: another file took its place")]
+    Moved,
+    /// The device gives other bytes than were written.
+    #[error("read the recording: it is not as it was written")]
+    Unlike,
+}
+
+impl RecoverError {
+    pub(crate) fn create(source: io::Error) -> Self {
+        Self::Create { source }
+    }
+}

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use mcap::records::op;
 use prost::Message as _;
 use sandscope_model::{ModuleId, Profile, SampleKind, WorkloadId};
+use sandscope_proto::otel::collector::logs::v1::ExportLogsServiceRequest;
 use sandscope_proto::otel::collector::metrics::v1::ExportMetricsServiceRequest;
 use sandscope_proto::otel::collector::trace::v1::ExportTraceServiceRequest;
 use sandscope_proto::otlp::{MetricBatch, SpanBatch};
@@ -13,7 +14,7 @@ use sandscope_proto::{MAX_MESSAGE, recording as wire, stacks, start};
 
 use crate::channel::Topic;
 use crate::fields::Fields;
-use crate::metrics::MetricFold;
+use crate::metrics::{MetricFold, Restored};
 use crate::samples::SampleFold;
 
 const MAX_MODULES: usize = 10_000;
@@ -68,6 +69,7 @@ pub(crate) struct Fold {
     topics: HashMap<u16, Option<Topic>>,
     pub samples: SampleFold,
     pub metrics: MetricFold,
+    restored: Restored,
     pub modules: Vec<ModuleInfo>,
     known: HashSet<ModuleInfo>,
     pub traps: Vec<wire::Trap>,
@@ -81,6 +83,8 @@ pub(crate) struct Fold {
     pub blocked: Vec<wire::BlockedCall>,
     pub cold_starts: Vec<wire::ColdStart>,
     pub spans: u64,
+    pub logs: u64,
+    pub messages: u64,
     pub lost: Lost,
     /// Latest time that a message names, in nanoseconds since 1970.
     pub last_unix_nano: u64,
@@ -100,6 +104,7 @@ impl Fold {
     pub(crate) fn chunk(&mut self, chunk: &[u8]) {
         let mut topics = std::mem::take(&mut self.topics);
         for_each_message(chunk, &mut topics, |message| {
+            self.messages += 1;
             self.last_unix_nano = self.last_unix_nano.max(message.time_unix_nano);
             if self.message(&message).is_none() {
                 self.lost.unreadable += 1;
@@ -118,10 +123,15 @@ impl Fold {
                 let batch = wire::Samples::decode(message.data).ok()?;
                 self.samples.add(message.channel, message.sequence, &batch, &mut self.lost);
             }
-            Topic::Metrics => {
-                for batch in metric_batches(message)? {
+            Topic::Metrics | Topic::MetricChanges => {
+                for batch in metric_batches(message, &mut self.restored)? {
                     self.lost.unreadable += self.metrics.add(batch);
                 }
+            }
+            Topic::Logs => {
+                let request = ExportLogsServiceRequest::decode(message.data).ok()?;
+                let scopes = request.resource_logs.iter().flat_map(|resource| &resource.scope_logs);
+                self.logs += scopes.map(|scope| scope.log_records.len() as u64).sum::<u64>();
             }
             Topic::Modules => {
                 let module = wire::Module::decode(message.data).ok()?;
@@ -217,10 +227,16 @@ pub(crate) fn span_batches(message: &Message<'_>) -> Option<Vec<SpanBatch>> {
     Some(SpanBatch::from_otlp(&request).0)
 }
 
-/// The batches of a metrics message.
-pub(crate) fn metric_batches(message: &Message<'_>) -> Option<Vec<MetricBatch>> {
+/// The batches of a message of metrics or of their changes, whole.
+pub(crate) fn metric_batches(message: &Message<'_>, restored: &mut Restored) -> Option<Vec<MetricBatch>> {
     let request = ExportMetricsServiceRequest::decode(message.data).ok()?;
-    Some(MetricBatch::from_otlp(&request).0)
+    let mut batches = MetricBatch::from_otlp(&request).0;
+    if message.topic == Some(Topic::MetricChanges) {
+        let changes = batches.pop().unwrap_or_default();
+        return Some(vec![restored.changed(message.sequence, message.time_unix_nano, changes)]);
+    }
+    batches.iter().for_each(|batch| restored.whole(message.sequence, batch));
+    Some(batches)
 }
 
 /// Calls back for every message of a chunk; `topics` learns from its channel records.

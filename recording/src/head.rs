@@ -15,6 +15,9 @@ pub const FORMAT_VERSION: u32 = 1;
 pub(crate) const METADATA: &str = "sandscope";
 
 const CRC: &str = "crc32";
+const RECOVERED: &str = "recovered";
+const BYTES_LOST: &str = "recovered.bytes_lost";
+const SAMPLES_LOST: &str = "recovered.samples_lost";
 
 /// Longest text that is taken from a file, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -32,16 +35,27 @@ pub struct Head {
     pub trigger: String,
 }
 
+/// What is known of the recording that this one was recovered from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// What was missing there, as the end of a sentence.
+    pub missing: String,
+    /// Bytes of it that could not be used.
+    pub bytes_lost: u64,
+    /// Samples that were there and whose stacks could not be told.
+    pub samples_lost: u64,
+}
+
 /// What a metadata record of a recording turned out to be.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Reading {
-    Head(Head),
+    Head(Box<Head>, Option<Recovered>),
     Later { found: u32, written_by: String },
     Damaged,
 }
 
 impl Head {
-    pub(crate) fn to_metadata(&self) -> mcap::records::Metadata {
+    pub(crate) fn to_metadata(&self, recovered: Option<&Recovered>) -> mcap::records::Metadata {
         let mut metadata: BTreeMap<String, String> = [
             ("format_version", FORMAT_VERSION.to_string()),
             ("written_by", env!("CARGO_PKG_VERSION").to_owned()),
@@ -53,6 +67,11 @@ impl Head {
         .into();
         let attributes = self.resource.attributes();
         metadata.extend(attributes.map(|(key, value)| (key.to_owned(), cut(value).to_owned())));
+        if let Some(Recovered { missing, bytes_lost, samples_lost }) = recovered {
+            metadata.insert(RECOVERED.to_owned(), cut(missing).to_owned());
+            metadata.insert(BYTES_LOST.to_owned(), bytes_lost.to_string());
+            metadata.insert(SAMPLES_LOST.to_owned(), samples_lost.to_string());
+        }
         let crc = checksum(metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         metadata.insert(CRC.to_owned(), format!("{crc:08x}"));
         mcap::records::Metadata { name: METADATA.to_owned(), metadata }
@@ -69,7 +88,12 @@ impl Head {
         if found > FORMAT_VERSION {
             return Reading::Later { found, written_by: text("written_by") };
         }
-        Reading::Head(Self {
+        let recovered = metadata.contains_key(RECOVERED).then(|| Recovered {
+            missing: text(RECOVERED),
+            bytes_lost: text(BYTES_LOST).parse().unwrap_or(0),
+            samples_lost: text(SAMPLES_LOST).parse().unwrap_or(0),
+        });
+        let head = Self {
             resource: Resource {
                 service: text(attribute::SERVICE_NAME),
                 instance: text(attribute::SERVICE_INSTANCE),
@@ -82,7 +106,8 @@ impl Head {
             started_unix_nano: text("started_unix_nano").parse().unwrap_or(0),
             hz: text("hz").parse().ok().filter(|hz: &f64| hz.is_finite() && *hz > 0.0).unwrap_or(0.0),
             trigger: text("trigger"),
-        })
+        };
+        Reading::Head(Box::new(head), recovered)
     }
 }
 
@@ -117,8 +142,8 @@ mod tests {
             hz: 99.0,
             trigger: "run".into(),
         };
-        let mut metadata = head.to_metadata().metadata;
-        assert_eq!(read(&metadata), Reading::Head(head));
+        let mut metadata = head.to_metadata(None).metadata;
+        assert_eq!(read(&metadata), Reading::Head(Box::new(head), None));
 
         metadata.insert(attribute::REGION.to_owned(), "eu-2".to_owned());
         assert_eq!(read(&metadata), Reading::Damaged);

@@ -9,19 +9,22 @@ use std::sync::{Mutex, PoisonError};
 
 use prost::Message as _;
 use sandscope_model::text::visible;
-use sandscope_model::units::bytes as human_bytes;
 use sandscope_model::{ModuleId, WorkloadId};
+use sandscope_proto::otel::collector::logs::v1::ExportLogsServiceRequest;
 use sandscope_proto::otlp::{MetricBatch, SpanBatch};
 use sandscope_proto::recording::{BlockedCall, ColdStart, Heap, Locks, Samples, Trap};
 use sandscope_proto::{MAX_DEBUG_INFO, MAX_MESSAGE};
 
 use crate::channel::{PROFILE, Topic, attachment_id};
-use crate::fold::{Fold, Lost, Message, for_each_message, metric_batches, span_batches};
-use crate::head::Reading;
+use crate::fold::{Fold, Message, for_each_message, metric_batches, span_batches};
+use crate::head::{Reading, Recovered};
+use crate::integrity::sums_agree;
+use crate::metrics::Restored;
 use crate::samples::{RecordedBatch, Streams};
 use crate::scan::{Piece, Scanner};
 use crate::{
-    DebugInfoError, FORMAT_VERSION, Head, MetricStream, ModuleInfo, OpenError, RecordedProfile, WhatItIs,
+    DebugInfoError, FORMAT_VERSION, Head, Integrity, MetricStream, ModuleInfo, OpenError, RecordedProfile,
+    WhatItIs,
 };
 
 /// Longest header of a zstd frame, in bytes (RFC 8878, 3.1.1.1), with its magic number.
@@ -38,6 +41,8 @@ pub struct Recording {
     source: Mutex<Box<dyn Source>>,
     name: String,
     head: Head,
+    recovered: Option<Recovered>,
+    integrity: Integrity,
     missing: Option<String>,
     duration_s: Option<f64>,
     modules: Vec<ModuleInfo>,
@@ -50,6 +55,7 @@ pub struct Recording {
     blocked: Vec<BlockedCall>,
     cold_starts: Vec<ColdStart>,
     spans: u64,
+    logs: u64,
     /// Place and size of debug info.
     debug: HashMap<ModuleId, (u64, u64)>,
 }
@@ -74,14 +80,16 @@ impl Recording {
     /// As [`Recording::open`].
     pub fn read(name: String, mut source: Box<dyn Source>) -> Result<Self, OpenError> {
         let opened = open(&name, &mut source)?;
-        let Opened { head, fold, debug, missing } = opened;
+        let Opened { head, recovered, fold, debug, integrity } = opened;
         let duration_s = (head.started_unix_nano > 0 && fold.last_unix_nano > 0)
             .then(|| fold.last_unix_nano.saturating_sub(head.started_unix_nano) as f64 / 1e9);
         Ok(Self {
             source: Mutex::new(source),
             name,
             head,
-            missing,
+            missing: sentence(&integrity, recovered.as_ref()),
+            recovered,
+            integrity,
             duration_s,
             modules: fold.modules,
             profiles: fold.samples.into_profiles(),
@@ -93,6 +101,7 @@ impl Recording {
             blocked: fold.blocked,
             cold_starts: fold.cold_starts,
             spans: fold.spans,
+            logs: fold.logs,
             debug,
         })
     }
@@ -112,7 +121,8 @@ impl Recording {
         FORMAT_VERSION
     }
 
-    /// Whether the file was closed by its writer and nothing of it is damaged.
+    /// Whether everything that was recorded is in it: the file was closed by its writer, nothing of it is damaged,
+    /// and it was not recovered from one of which that is not true.
     pub fn complete(&self) -> bool {
         self.missing.is_none()
     }
@@ -120,6 +130,44 @@ impl Recording {
     /// One sentence on what is missing, without a full stop; `None` for a complete recording.
     pub fn missing(&self) -> Option<&str> {
         self.missing.as_deref()
+    }
+
+    /// What is left of the file and what is lost.
+    pub fn integrity(&self) -> &Integrity {
+        &self.integrity
+    }
+
+    /// Reads a file that was closed again and compares it with its two checksums, which finds a wrong bit also where
+    /// nothing that is read depends on it. `None` if it has no end.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn sums_agree(&self) -> io::Result<Option<bool>> {
+        sums_agree(&mut *self.source.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is known of the recording that this one was recovered from, if it was.
+    pub fn recovered(&self) -> Option<&Recovered> {
+        self.recovered.as_ref()
+    }
+
+    /// What a recording that is recovered from this one says of it; `None` if nothing is missing.
+    pub(crate) fn recovery(&self) -> Option<Recovered> {
+        let missing = self.integrity.missing.as_deref();
+        let before = self.recovered.clone();
+        if missing.is_none() {
+            return before;
+        }
+        let before = before.unwrap_or_default();
+        Some(Recovered {
+            missing: missing
+                .into_iter()
+                .chain([&*before.missing].into_iter().filter(|text| !text.is_empty()))
+                .collect::<Vec<_>>()
+                .join("; "),
+            bytes_lost: before.bytes_lost.saturating_add(self.integrity.bytes_lost),
+            samples_lost: before.samples_lost.saturating_add(self.integrity.samples_lost),
+        })
     }
 
     /// Seconds from the start to the last thing that was recorded; `None` if nothing was, or if the file
@@ -146,6 +194,11 @@ impl Recording {
     /// How many spans were recorded; [`Recording::each_span_batch`] reads them.
     pub fn spans(&self) -> u64 {
         self.spans
+    }
+
+    /// How many lines of logs were recorded; [`Recording::each_log_batch`] reads them.
+    pub fn logs(&self) -> u64 {
+        self.logs
     }
 
     /// Traps by signature, oldest first; each tells how often it came. No more than 1000.
@@ -227,8 +280,9 @@ impl Recording {
     /// # Errors
     /// The device failed.
     pub fn history(&self, mut visit: impl FnMut(MetricBatch)) -> io::Result<()> {
-        self.each_message(Topic::Metrics, |message| {
-            metric_batches(message).into_iter().flatten().for_each(&mut visit);
+        let mut restored = Restored::default();
+        self.each_message(&[Topic::Metrics, Topic::MetricChanges], |message| {
+            metric_batches(message, &mut restored).into_iter().flatten().for_each(&mut visit);
         })
     }
 
@@ -237,7 +291,7 @@ impl Recording {
     /// # Errors
     /// The device failed.
     pub fn each_span_batch(&self, mut visit: impl FnMut(SpanBatch)) -> io::Result<()> {
-        self.each_message(Topic::Spans, |message| {
+        self.each_message(&[Topic::Spans], |message| {
             span_batches(message).into_iter().flatten().for_each(&mut visit);
         })
     }
@@ -248,7 +302,7 @@ impl Recording {
     /// The device failed.
     pub fn each_sample_batch(&self, mut visit: impl FnMut(RecordedBatch)) -> io::Result<()> {
         let mut streams = Streams::default();
-        self.each_message(Topic::Samples, |message| {
+        self.each_message(&[Topic::Samples], |message| {
             if message.data.len() <= MAX_MESSAGE
                 && let Ok(batch) = Samples::decode(message.data)
                 && let Some(batch) = streams.batch(message.channel, message.sequence, &batch)
@@ -258,14 +312,29 @@ impl Recording {
         })
     }
 
-    fn each_message(&self, topic: Topic, mut visit: impl FnMut(&Message<'_>)) -> io::Result<()> {
+    /// Reads the file again and calls back for every request with lines that guests wrote or events of the host.
+    /// Nothing of it is safe to print.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn each_log_batch(&self, mut visit: impl FnMut(ExportLogsServiceRequest)) -> io::Result<()> {
+        self.each_message(&[Topic::Logs], |message| {
+            if message.data.len() <= MAX_MESSAGE
+                && let Ok(request) = ExportLogsServiceRequest::decode(message.data)
+            {
+                visit(request);
+            }
+        })
+    }
+
+    fn each_message(&self, topics: &[Topic], mut visit: impl FnMut(&Message<'_>)) -> io::Result<()> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut scanner) = Scanner::new(&mut *source)? else { return Ok(()) };
-        let mut topics = HashMap::new();
+        let mut known = HashMap::new();
         while let Some(piece) = scanner.next()? {
             let Piece::Chunk(chunk) = piece else { continue };
-            for_each_message(&chunk, &mut topics, |message| {
-                if message.topic == Some(topic) {
+            for_each_message(&chunk, &mut known, |message| {
+                if message.topic.is_some_and(|topic| topics.contains(&topic)) {
                     visit(&message);
                 }
             });
@@ -286,9 +355,19 @@ impl std::fmt::Debug for Recording {
 /// What one pass found.
 struct Opened {
     head: Head,
+    recovered: Option<Recovered>,
     fold: Fold,
     debug: HashMap<ModuleId, (u64, u64)>,
-    missing: Option<String>,
+    integrity: Integrity,
+}
+
+/// One sentence on what is missing.
+fn sentence(integrity: &Integrity, recovered: Option<&Recovered>) -> Option<String> {
+    let own = integrity.missing.as_ref().map(|missing| format!("this recording is incomplete: {missing}"));
+    let before = recovered.map(|before| {
+        format!("this recording was recovered from one that was incomplete: {}", visible(&before.missing))
+    });
+    (own.is_some() || before.is_some()).then(|| own.into_iter().chain(before).collect::<Vec<_>>().join("; "))
 }
 
 fn open(name: &str, source: &mut Box<dyn Source>) -> Result<Opened, OpenError> {
@@ -302,6 +381,8 @@ fn open(name: &str, source: &mut Box<dyn Source>) -> Result<Opened, OpenError> {
     };
     let mut fold = Fold::default();
     let mut head = None;
+    let mut recovered = None;
+    let mut integrity = Integrity { bytes, ..Integrity::default() };
     let mut debug = HashMap::new();
     let mut other_profile = None;
     let mut anything = false;
@@ -313,7 +394,7 @@ fn open(name: &str, source: &mut Box<dyn Source>) -> Result<Opened, OpenError> {
                 let entries: BTreeMap<&str, &str> =
                     entries.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
                 match Head::read(&entries) {
-                    Reading::Head(read) => head = Some(read),
+                    Reading::Head(read, before) => (head, recovered) = (Some(*read), before),
                     Reading::Damaged => scanner.note_damage(),
                     Reading::Later { found, written_by } => {
                         return Err(OpenError::LaterFormat {
@@ -335,9 +416,12 @@ fn open(name: &str, source: &mut Box<dyn Source>) -> Result<Opened, OpenError> {
                     });
                 }
                 anything = true;
+                integrity.chunks += 1;
                 fold.chunk(&chunk);
             }
             Piece::Attachment { name, offset, len } => {
+                integrity.attachments += 1;
+                integrity.attached += len;
                 if let Some(id) = attachment_id(&name).and_then(ModuleId::parse) {
                     anything = true;
                     debug.insert(id, (offset, len));
@@ -356,8 +440,9 @@ fn open(name: &str, source: &mut Box<dyn Source>) -> Result<Opened, OpenError> {
     if head.is_none() && !anything {
         return Err(OpenError::NothingLeft { name: name.to_owned(), bytes });
     }
-    let missing = sentence(&scanner, head.is_some(), fold.lost);
-    Ok(Opened { head: head.unwrap_or_default(), fold, debug, missing })
+    integrity.messages = fold.messages;
+    integrity.finish(&scanner, head.is_some(), fold.lost);
+    Ok(Opened { head: head.unwrap_or_default(), recovered, fold, debug, integrity })
 }
 
 fn unlike_a_recording(name: &str, source: &mut dyn Source) -> io::Result<OpenError> {
@@ -368,40 +453,4 @@ fn unlike_a_recording(name: &str, source: &mut dyn Source) -> io::Result<OpenErr
         return Ok(OpenError::NothingLeft { name: name.to_owned(), bytes: start.len() as u64 });
     }
     Ok(OpenError::NotRecording { name: name.to_owned(), what: WhatItIs::of(&start) })
-}
-
-/// One sentence on what is missing.
-fn sentence<R: Read + Seek>(scanner: &Scanner<R>, has_head: bool, lost: Lost) -> Option<String> {
-    let mut parts = Vec::new();
-    let mut damage = scanner.damage();
-    if scanner.data_ended() {
-        if !scanner.closed() {
-            parts.push("the index at its end is damaged, but nothing else".to_owned());
-        }
-    } else if damage.tail > 0 {
-        parts.push("it was cut off in the middle of a record, so its end is missing".to_owned());
-        damage.places -= 1;
-        damage.bytes -= damage.tail;
-    } else {
-        parts.push("it was not closed, so its end is missing".to_owned());
-    }
-    if damage.places > 0 {
-        let places = plural(damage.places, "place is", "places are");
-        parts.push(format!("{places} damaged and {} could not be used", human_bytes(damage.bytes)));
-    }
-    if !has_head {
-        parts.push("host, region and start are lost".to_owned());
-    }
-    if lost.samples > 0 {
-        parts.push(format!("{} without their stacks", plural(lost.samples, "sample is", "samples are")));
-    }
-    if lost.unreadable > 0 {
-        let records = plural(lost.unreadable, "record is", "records are");
-        parts.push(format!("{records} of a kind or size that this release does not read"));
-    }
-    (!parts.is_empty()).then(|| format!("this recording is incomplete: {}", parts.join("; ")))
-}
-
-fn plural(n: u64, one: &str, many: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { many })
 }

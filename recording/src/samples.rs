@@ -40,6 +40,10 @@ pub struct RecordedBatch {
     pub workload: WorkloadId,
     /// What values count.
     pub kind: SampleKind,
+    /// Samples per second and thread; 0 if unknown or if they do not come at a rate.
+    pub hz: f64,
+    /// Samples that the host could not keep since the batch before.
+    pub dropped: u64,
     /// When the batch began, in nanoseconds since 1970.
     pub start_unix_nano: u64,
     /// The samples, folded.
@@ -140,6 +144,8 @@ impl Streams {
         Some(RecordedBatch {
             workload: WorkloadId::new(cut(&batch.workload), cut(&batch.workload_version)),
             kind: SampleKind::parse(&batch.kind)?,
+            hz: if batch.hz.is_finite() && batch.hz > 0.0 { batch.hz } else { 0.0 },
+            dropped: batch.dropped,
             start_unix_nano: batch.start_unix_nano,
             profile,
         })

@@ -2,24 +2,38 @@
 //! process; nothing here decides when to flush or what to record.
 //!
 //! Chunks are put together in memory and appended whole, so the file never holds a half-written header.
+//!
+//! A file that is being recorded grows by a small chunk per flush. When it is finished it is written once more,
+//! in large chunks, by the same writer in its other layout: see `rewrite`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
 use mcap::records::MessageHeader;
+use prost::Message as _;
 use sandscope_model::profile::Weight;
 use sandscope_model::{ModuleId, Profile, SampleKind, WorkloadId};
-use sandscope_proto::otlp::{MetricBatch, SpanBatch};
+use sandscope_proto::otel::collector::logs::v1::ExportLogsServiceRequest;
+use sandscope_proto::otlp::{MetricBatch, Point, SpanBatch};
 use sandscope_proto::recording as wire;
 use sandscope_proto::stacks::{StackEncoder, VERSION};
 
 use crate::channel::{FIRST_STREAM, PROFILE, Topic, attachment_name};
-use crate::{Head, ModuleInfo, WriteError};
+use crate::head::Recovered;
+use crate::metrics::Written;
+use crate::{Head, ModuleInfo, WriteError, rewrite};
 
 /// Bytes of records after which a chunk is closed by itself.
 const CHUNK_SIZE: u64 = 1 << 20;
+
+/// Bytes of messages of one chunk of a rewritten file: a quarter of an hour of one guest at 99 Hz, which is what
+/// one wrong bit may cost. Dictionaries that begin anew with each are a few percent of it.
+const GROUP_SIZE: usize = 1 << 20;
+
+/// Level of zstd for chunks of a rewritten file. Higher ones gain 4 % and take five times as long.
+const PACKED_LEVEL: u32 = 9;
 
 /// Flushes that a dictionary of stacks serves.
 const FLUSHES_PER_STREAM: u32 = 30;
@@ -35,6 +49,12 @@ const MAX_POINTS: usize = 4096;
 
 /// Spans of one message.
 const MAX_SPANS: usize = 4096;
+
+/// Media type of attachments.
+const ATTACHED: &str = "application/zstd";
+
+/// Bytes of an attachment that are copied at a time.
+const COPY: usize = 64 << 10;
 
 /// Modules whose announcement is remembered, so that it is written once.
 const MAX_MODULES: usize = 10_000;
@@ -62,12 +82,27 @@ pub struct Writer {
     /// `None` after a failure.
     mcap: Option<mcap::Writer<Output>>,
     file: File,
+    /// Where the file is, if it can be replaced.
+    place: Option<PathBuf>,
     head: Head,
+    recovered: Option<Recovered>,
     next_sequence: BTreeMap<u16, u32>,
     stream: Stream,
     streams: u16,
     announced: HashSet<(ModuleId, WorkloadId)>,
     attached: HashSet<ModuleId>,
+    written: Written,
+    opened: HashSet<u16>,
+    /// Of a file that is rewritten: messages that wait to become a chunk.
+    group: Option<Group>,
+}
+
+/// Messages of one chunk of a rewritten file, which are put in order of their channels: neighbours resemble each
+/// other then, and dictionaries begin with each chunk, so that one that is lost costs no other.
+#[derive(Default)]
+struct Group {
+    messages: Vec<(MessageHeader, Vec<u8>)>,
+    bytes: usize,
 }
 
 /// The dictionary that batches of samples share at the moment.
@@ -88,37 +123,53 @@ impl Writer {
     pub fn create(path: &Path, head: &Head) -> Result<Self, WriteError> {
         let failed = |source| WriteError::Create { path: path.to_owned(), source };
         let file = File::create(path).map_err(failed)?;
-        let output = Output { file: BufWriter::new(file.try_clone().map_err(failed)?), position: 0 };
+        let mut writer = Self::start(file, head, None, None)?;
+        writer.place = rewrite::place_of(path, &writer.file);
+        Ok(writer)
+    }
+
+    /// Writes to an empty file what another recording holds, in large chunks.
+    pub(crate) fn packed(file: File, head: &Head, recovered: Option<Recovered>) -> Result<Self, WriteError> {
+        Self::start(file, head, recovered, Some(Group::default()))
+    }
+
+    fn start(
+        file: File,
+        head: &Head,
+        recovered: Option<Recovered>,
+        group: Option<Group>,
+    ) -> Result<Self, WriteError> {
+        let output = file.try_clone().map_err(|source| WriteError::Write { source })?;
+        let output = Output { file: BufWriter::new(output), position: 0 };
+        let (chunk_size, level) =
+            if group.is_some() { (4 * GROUP_SIZE as u64, PACKED_LEVEL) } else { (CHUNK_SIZE, 0) };
         let mut mcap = mcap::WriteOptions::new()
             .profile(PROFILE)
             .library(concat!("sandscope ", env!("CARGO_PKG_VERSION")))
-            .chunk_size(Some(CHUNK_SIZE))
+            .chunk_size(Some(chunk_size))
+            .compression_level(level)
             .disable_seeking(true)
             .compression_threads(0)
             .create(output)?;
-        mcap.write_metadata(&head.to_metadata())?;
+        mcap.write_metadata(&head.to_metadata(recovered.as_ref()))?;
         let mut writer = Self {
             mcap: Some(mcap),
             file,
+            place: None,
             head: head.clone(),
+            recovered,
             next_sequence: BTreeMap::new(),
             stream: Stream::default(),
             streams: 0,
             announced: HashSet::new(),
             attached: HashSet::new(),
+            written: Written::default(),
+            opened: HashSet::new(),
+            group,
         };
-        writer.write(|mcap| {
-            for topic in Topic::ALL {
-                let (id, name, data) = topic.schema();
-                mcap.add_schema_with_id(id, name, "protobuf", data)?;
-                if topic != Topic::Samples {
-                    let none = BTreeMap::new();
-                    mcap.add_channel_with_id(topic.channel(), id, topic.name(), "protobuf", &none)?;
-                }
-            }
-            Ok(())
-        })?;
-        writer.flush()?;
+        if writer.group.is_none() {
+            writer.flush()?;
+        }
         Ok(writer)
     }
 
@@ -137,7 +188,7 @@ impl Writer {
                 workload_version: info.workload.version.to_string(),
                 name: info.name.clone(),
             };
-            self.message(Topic::Modules.channel(), self.head.started_unix_nano, &message)?;
+            self.message(Topic::Modules, self.head.started_unix_nano, &message)?;
         }
         let Some(debug) = debug.filter(|debug| debug.len() as u64 <= sandscope_proto::MAX_DEBUG_INFO) else {
             return Ok(());
@@ -149,7 +200,7 @@ impl Writer {
             log_time: self.head.started_unix_nano,
             create_time: self.head.started_unix_nano,
             name: attachment_name(info.id.as_str()),
-            media_type: "application/zstd".to_owned(),
+            media_type: ATTACHED.to_owned(),
             data: debug.into(),
         };
         self.write(|mcap| mcap.attach(&attachment))
@@ -170,7 +221,13 @@ impl Writer {
             ..wire::Samples::default()
         };
         let mut out = wire::Samples { dropped: batch.dropped, ..empty() };
-        for (stack, Weight { samples, value }) in batch.profile.iter() {
+        let mut entries: Vec<(&[u32], Weight)> = batch.profile.iter().collect();
+        if self.group.is_some() {
+            // Neighbours that resemble each other take less space.
+            let frame = |&at: &u32| batch.profile.frames.get(at as usize);
+            entries.sort_by(|(a, _), (b, _)| a.iter().rev().map(frame).cmp(b.iter().rev().map(frame)));
+        }
+        for (stack, Weight { samples, value }) in entries {
             let index = self.stream.encoder.stack(batch.profile, stack, &mut out);
             // A count beyond the field's range goes on in further entries; the value goes with the first.
             let (mut samples, mut value) = (samples, value);
@@ -191,15 +248,22 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds points of metrics.
+    /// Adds points of metrics. A batch of the streams that the batch before had costs what changed.
     ///
     /// # Errors
     /// The file takes no more bytes; see [`WriteError`].
     pub fn metrics(&mut self, batch: &MetricBatch) -> Result<(), WriteError> {
+        let time = |points: &[Point]| points.iter().map(|point| point.time_unix_nano).max().unwrap_or(0);
+        let changes = self.written.changes(batch).filter(|_| batch.points.len() <= MAX_POINTS);
+        if let Some(changes) = changes {
+            let mut message = changes.to_otlp();
+            let metrics = message.resource_metrics.iter_mut().flat_map(|metrics| &mut metrics.scope_metrics);
+            metrics.flat_map(|scope| &mut scope.metrics).for_each(|metric| metric.description.clear());
+            return self.message(Topic::MetricChanges, time(&batch.points), &message);
+        }
         for points in batch.points.chunks(MAX_POINTS) {
-            let time = points.iter().map(|point| point.time_unix_nano).max().unwrap_or(0);
             let part = MetricBatch { resource: batch.resource.clone(), points: points.to_vec() };
-            self.message(Topic::Metrics.channel(), time, &part.to_otlp())?;
+            self.message(Topic::Metrics, time(points), &part.to_otlp())?;
         }
         Ok(())
     }
@@ -212,9 +276,17 @@ impl Writer {
         for spans in batch.spans.chunks(MAX_SPANS) {
             let time = spans.iter().map(|span| span.end_unix_nano).max().unwrap_or(0);
             let part = SpanBatch { resource: batch.resource.clone(), spans: spans.to_vec() };
-            self.message(Topic::Spans.channel(), time, &part.to_otlp())?;
+            self.message(Topic::Spans, time, &part.to_otlp())?;
         }
         Ok(())
+    }
+
+    /// Adds lines that guests wrote, or events of the host.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn logs(&mut self, logs: &ExportLogsServiceRequest, time_unix_nano: u64) -> Result<(), WriteError> {
+        self.message(Topic::Logs, time_unix_nano, logs)
     }
 
     /// Adds a trap. A second one of the same signature raises the count of the first; see [`wire::Trap`].
@@ -222,7 +294,7 @@ impl Writer {
     /// # Errors
     /// The file takes no more bytes; see [`WriteError`].
     pub fn trap(&mut self, trap: &wire::Trap) -> Result<(), WriteError> {
-        self.message(Topic::Traps.channel(), trap.time_unix_nano, trap)
+        self.message(Topic::Traps, trap.time_unix_nano, trap)
     }
 
     /// Adds the locks of a workload; they replace those that were added before.
@@ -230,7 +302,7 @@ impl Writer {
     /// # Errors
     /// The file takes no more bytes; see [`WriteError`].
     pub fn locks(&mut self, locks: &wire::Locks, time_unix_nano: u64) -> Result<(), WriteError> {
-        self.message(Topic::Locks.channel(), time_unix_nano, locks)
+        self.message(Topic::Locks, time_unix_nano, locks)
     }
 
     /// Adds what a workload allocated; it replaces what was added before.
@@ -238,7 +310,7 @@ impl Writer {
     /// # Errors
     /// The file takes no more bytes; see [`WriteError`].
     pub fn heap(&mut self, heap: &wire::Heap, time_unix_nano: u64) -> Result<(), WriteError> {
-        self.message(Topic::Heap.channel(), time_unix_nano, heap)
+        self.message(Topic::Heap, time_unix_nano, heap)
     }
 
     /// Adds the calls of host functions that do not return; they replace those that were added before.
@@ -246,7 +318,7 @@ impl Writer {
     /// # Errors
     /// The file takes no more bytes; see [`WriteError`].
     pub fn blocked(&mut self, blocked: &wire::Blocked, time_unix_nano: u64) -> Result<(), WriteError> {
-        self.message(Topic::Blocked.channel(), time_unix_nano, blocked)
+        self.message(Topic::Blocked, time_unix_nano, blocked)
     }
 
     /// Adds a cold start.
@@ -254,7 +326,7 @@ impl Writer {
     /// # Errors
     /// The file takes no more bytes; see [`WriteError`].
     pub fn cold_start(&mut self, start: &wire::ColdStart) -> Result<(), WriteError> {
-        self.message(Topic::ColdStarts.channel(), start.time_unix_nano, start)
+        self.message(Topic::ColdStarts, start.time_unix_nano, start)
     }
 
     /// Brings everything written so far to the device, readable whatever comes after.
@@ -268,17 +340,37 @@ impl Writer {
         // The container numbers channels with 16 bits: the longer the recording, the longer the streams.
         let allowed = FLUSHES_PER_STREAM * (1 + u32::from(self.streams) / 1000);
         if self.stream.flushes >= allowed || self.stream.nodes >= MAX_NODES {
-            self.stream = Stream::default();
+            self.restart();
         }
         Ok(())
     }
 
-    /// Writes what makes the file complete: statistics, indexes and the end.
+    /// Begins new dictionaries: what comes after can be read without what was before.
+    fn restart(&mut self) {
+        self.stream = Stream::default();
+        self.written = Written::default();
+    }
+
+    /// Writes what makes the file complete: statistics, indexes and the end. Then writes it again in large
+    /// chunks, which takes a fraction of the space, and puts that in its place. Where that cannot be done, for
+    /// want of room or because it is no regular file, it stays as it is: complete, and larger.
     ///
     /// # Errors
     /// The file takes no more bytes; it then opens as incomplete.
     pub fn finish(mut self) -> Result<(), WriteError> {
-        let head = self.head.to_metadata();
+        let place = self.place.take();
+        self.close()?;
+        if let Some(place) = place {
+            // The recording is complete already, and nobody can do more about a full disk than the disk's owner.
+            let _ = rewrite::in_place(&place, &self.file, &self.head);
+        }
+        Ok(())
+    }
+
+    /// Writes the end.
+    pub(crate) fn close(&mut self) -> Result<(), WriteError> {
+        self.end_group()?;
+        let head = self.head.to_metadata(self.recovered.as_ref());
         self.write(|mcap| mcap.write_metadata(&head))?;
         self.write(|mcap| mcap.finish().map(drop))?;
         self.sync()?;
@@ -292,12 +384,8 @@ impl Writer {
             Some(channel) => channel,
             None => {
                 let channel = FIRST_STREAM.saturating_add(self.streams);
-                let (schema, ..) = Topic::Samples.schema();
                 let metadata = BTreeMap::from([("stream".to_owned(), self.streams.to_string())]);
-                let topic = Topic::Samples.name();
-                self.write(|mcap| {
-                    mcap.add_channel_with_id(channel, schema, topic, "protobuf", &metadata).map(drop)
-                })?;
+                self.open(Topic::Samples, channel, &metadata)?;
                 self.streams += 1;
                 self.next_sequence.retain(|&number, _| number < FIRST_STREAM);
                 self.stream.channel = Some(channel);
@@ -305,25 +393,90 @@ impl Writer {
             }
         };
         self.stream.nodes += samples.new_stacks.len();
-        self.message(channel, samples.start_unix_nano, samples)?;
+        self.put(channel, samples.start_unix_nano, samples.encode_to_vec())?;
         if self.stream.nodes >= MAX_NODES {
             self.stream = Stream::default();
         }
         Ok(())
     }
 
-    fn message(
+    fn message(&mut self, topic: Topic, time: u64, message: &impl prost::Message) -> Result<(), WriteError> {
+        self.encoded(topic, time, message.encode_to_vec())
+    }
+
+    /// Adds a message, as it is on the wire, of a topic that has one channel.
+    pub(crate) fn encoded(&mut self, topic: Topic, time: u64, bytes: Vec<u8>) -> Result<(), WriteError> {
+        if self.opened.insert(topic.channel()) {
+            self.open(topic, topic.channel(), &BTreeMap::new())?;
+        }
+        self.put(topic.channel(), time, bytes)
+    }
+
+    /// Introduces a channel, which is then known to be one of its topic.
+    fn open(
         &mut self,
-        channel_id: u16,
-        time: u64,
-        message: &impl prost::Message,
+        topic: Topic,
+        channel: u16,
+        metadata: &BTreeMap<String, String>,
     ) -> Result<(), WriteError> {
-        let next = self.next_sequence.entry(channel_id).or_insert(0);
+        let (schema, name, data) = topic.schema();
+        self.write(|mcap| {
+            mcap.add_schema_with_id(schema, name, "protobuf", data)?;
+            mcap.add_channel_with_id(channel, schema, topic.name(), "protobuf", metadata).map(drop)
+        })
+    }
+
+    fn put(&mut self, channel_id: u16, time: u64, bytes: Vec<u8>) -> Result<(), WriteError> {
+        // Metrics and their changes are one row of messages.
+        let row =
+            if channel_id == Topic::MetricChanges.channel() { Topic::Metrics.channel() } else { channel_id };
+        let next = self.next_sequence.entry(row).or_insert(0);
         let sequence = *next;
         *next = next.wrapping_add(1);
         let header = MessageHeader { channel_id, sequence, log_time: time, publish_time: time };
-        let bytes = message.encode_to_vec();
-        self.write(|mcap| mcap.write_to_known_channel(&header, &bytes))
+        let Some(group) = &mut self.group else {
+            return self.write(|mcap| mcap.write_to_known_channel(&header, &bytes));
+        };
+        group.bytes += bytes.len();
+        group.messages.push((header, bytes));
+        if group.bytes >= GROUP_SIZE { self.end_group() } else { Ok(()) }
+    }
+
+    /// Makes a chunk of the messages that wait for it.
+    fn end_group(&mut self) -> Result<(), WriteError> {
+        let Some(group) = &mut self.group else { return Ok(()) };
+        let Group { mut messages, .. } = std::mem::take(group);
+        messages.sort_by_key(|(header, _)| header.channel_id);
+        self.write(|mcap| {
+            for (header, bytes) in &messages {
+                mcap.write_to_known_channel(header, bytes)?;
+            }
+            mcap.flush()
+        })?;
+        self.restart();
+        Ok(())
+    }
+
+    /// Copies an attachment of `len` bytes; fails with `UnexpectedEof` if there are fewer.
+    pub(crate) fn attachment(&mut self, name: &str, len: u64, from: &mut dyn Read) -> Result<(), WriteError> {
+        let header = mcap::records::AttachmentHeader {
+            log_time: self.head.started_unix_nano,
+            create_time: self.head.started_unix_nano,
+            name: name.to_owned(),
+            media_type: ATTACHED.to_owned(),
+        };
+        self.write(|mcap| {
+            mcap.start_attachment(len, header)?;
+            let mut left = len;
+            let mut buffer = vec![0; COPY];
+            while left > 0 {
+                let part = left.min(COPY as u64) as usize;
+                from.read_exact(&mut buffer[..part])?;
+                mcap.put_attachment_bytes(&buffer[..part])?;
+                left -= part as u64;
+            }
+            mcap.finish_attachment()
+        })
     }
 
     fn write(

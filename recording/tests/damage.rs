@@ -38,6 +38,59 @@ fn a_file_cut_anywhere_keeps_what_came_before() {
     assert_eq!(most, whole);
 }
 
+/// The same of a rewritten file and of its debug info, which lies between chunks.
+#[test]
+fn a_rewritten_file_cut_anywhere_keeps_what_came_before() {
+    let bytes = packed();
+    let data_end = data_end(&bytes);
+    let mut most = (0, false);
+    for end in (1000..data_end).step_by(331) {
+        let recording = open(&bytes[..end]).unwrap();
+        assert!(is_true(&recording) && recording.missing().is_some(), "cut at {end}");
+        let kept = (samples(&recording), recording.debug_info(&module_id()).unwrap().is_some());
+        assert!(kept.0 >= most.0 && kept.1 >= most.1, "cut at {end}: {kept:?} after {most:?}");
+        most = kept;
+    }
+    assert_eq!(most, (SECONDS * SAMPLES, true), "the chunk and the attachment come before what ends a file");
+}
+
+/// What can be recovered from a damaged file is what can be read of it, in a file that is whole; recovering that
+/// changes nothing more.
+#[test]
+fn recovering_keeps_what_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let flushed = bytes();
+    let mut state = 1u64;
+    for round in 0..20 {
+        let mut damaged = flushed.clone();
+        for _ in 0..=round % 4 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = (state >> 33) as usize % (damaged.len() - 1000) + 500;
+            damaged[at] ^= 1 << (round % 8);
+        }
+        damaged.truncate(flushed.len() - round * 2000);
+        std::fs::write(path("damaged"), &damaged).unwrap();
+        let before = open(&damaged).unwrap();
+        let recovered = sandscope_recording::recover(&path("damaged"), &path("out"), true).unwrap();
+        let after = Recording::open(&path("out")).unwrap();
+        assert!(after.integrity().whole(), "round {round}: {:?}", after.missing());
+        assert_eq!(after.complete(), before.complete(), "round {round}");
+        assert_eq!(after.recovered(), recovered.as_ref());
+        assert_eq!(
+            (after.modules(), after.traps(), after.spans()),
+            (before.modules(), before.traps(), before.spans())
+        );
+        assert_eq!(samples(&after), samples(&before), "round {round}");
+        assert!(is_true(&after), "round {round}");
+        assert_eq!(after.debug_info(&module_id()).unwrap(), before.debug_info(&module_id()).unwrap());
+        sandscope_recording::recover(&path("out"), &path("again"), true).unwrap();
+        let again = Recording::open(&path("again")).unwrap();
+        assert_eq!(contents(&again), contents(&after), "round {round}");
+        assert_eq!(again.missing(), after.missing());
+    }
+}
+
 /// Half of a file has about half of the samples, and says that the rest is missing.
 #[test]
 fn half_a_file_has_half_of_the_samples() {
@@ -60,7 +113,7 @@ fn half_a_file_has_half_of_the_samples() {
 fn a_lost_chunk_costs_its_stream_and_no_more() {
     let mut bytes = bytes();
     let summary = mcap::Summary::read(&bytes).unwrap().unwrap();
-    // One chunk for the announcement of channels, and one per second.
+    // One chunk for the module, and one per second.
     let chunk = &summary.chunk_indexes[20];
     let start = chunk.chunk_start_offset as usize;
     bytes[start..start + chunk.chunk_length as usize].fill(0xaa);
@@ -108,10 +161,9 @@ fn a_lost_batch_never_renames_later_ones() {
         writer.samples(&batch).unwrap();
         writer.flush().unwrap();
     }
-    writer.finish().unwrap();
-    let mut bytes = std::fs::read(&path).unwrap();
+    let mut bytes = as_flushed(writer, &path);
     let summary = mcap::Summary::read(&bytes).unwrap().unwrap();
-    let second = &summary.chunk_indexes[2];
+    let second = &summary.chunk_indexes[1];
     let start = second.chunk_start_offset as usize;
     bytes[start..start + second.chunk_length as usize].fill(0);
     let recording = open(&bytes).unwrap();
@@ -122,17 +174,20 @@ fn a_lost_batch_never_renames_later_ones() {
     assert_eq!(cpu.lost, 100 + 1000 + 1001);
 }
 
-/// The first chunk introduces the channels. Without it, the rest is still understood.
+/// The first chunks introduce the channels. Without them, the rest is still understood.
 #[test]
 fn channels_are_known_by_their_numbers() {
     let mut bytes = bytes();
     let summary = mcap::Summary::read(&bytes).unwrap().unwrap();
-    let first = &summary.chunk_indexes[0];
-    let start = first.chunk_start_offset as usize;
-    bytes[start..start + first.chunk_length as usize].fill(0);
+    for chunk in &summary.chunk_indexes[..2] {
+        let start = chunk.chunk_start_offset as usize;
+        bytes[start..start + chunk.chunk_length as usize].fill(0);
+    }
     let recording = open(&bytes).unwrap();
-    assert_eq!(samples(&recording), SECONDS * SAMPLES);
-    assert_eq!((recording.modules().len(), recording.traps().len()), (1, 1));
+    assert_eq!(samples(&recording), (SECONDS - 29) * SAMPLES, "those since the dictionary began anew");
+    assert_eq!(recording.profiles()[0].lost, 28 * SAMPLES);
+    assert_eq!((recording.spans(), recording.traps().len()), (2 * (SECONDS - 1), 1));
+    assert_eq!(recording.metrics().len(), 3);
     assert!(!recording.complete());
 }
 
@@ -170,13 +225,44 @@ proptest! {
         }
     }
 
+    /// The same of a rewritten file, in which a chunk is larger.
+    #[test]
+    fn a_flipped_bit_of_a_rewritten_file_is_noticed_or_harmless(at in any::<prop::sample::Index>(), bit in 0..8u8) {
+        let mut bytes = PACKED.with(Clone::clone);
+        let at = at.index(data_end(&bytes));
+        bytes[at] ^= 1 << bit;
+        let recording = open(&bytes).unwrap();
+        prop_assert!(is_true(&recording), "flip at {at}");
+        if recording.complete() {
+            prop_assert!(CONTENTS.with(|whole| contents(&recording) == *whole), "flip at {at}");
+        } else {
+            prop_assert!(!recording.integrity().whole());
+        }
+    }
+
+    /// Whether a file is as it was written can be told of every bit of it, of the index at its end as well.
+    #[test]
+    fn a_flipped_bit_is_never_overlooked(
+        at in any::<prop::sample::Index>(),
+        bit in 0..8u8,
+        rewritten in any::<bool>(),
+    ) {
+        let mut bytes = if rewritten { PACKED.with(Clone::clone) } else { WHOLE.with(Clone::clone) };
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        let recording = open(&bytes).unwrap();
+        let whole = recording.integrity().whole() && recording.sums_agree().unwrap() != Some(false);
+        prop_assert!(!whole, "flip at {at} of {}", bytes.len());
+    }
+
     /// Many flipped bits and a cut: no panic, and no more samples than were taken.
     #[test]
     fn heavy_damage_never_panics(
         flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8u8), 1..40),
         cut in any::<prop::sample::Index>(),
+        rewritten in any::<bool>(),
     ) {
-        let mut bytes = WHOLE.with(Clone::clone);
+        let mut bytes = if rewritten { PACKED.with(Clone::clone) } else { WHOLE.with(Clone::clone) };
         for (at, bit) in flips {
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
@@ -201,14 +287,18 @@ proptest! {
 
 thread_local! {
     static WHOLE: Vec<u8> = bytes();
-    static DATA_END: usize = WHOLE.with(|bytes| {
-        let summary = &bytes[bytes.len() - 8 - 20..][..8];
-        u64::from_le_bytes(summary.try_into().unwrap()) as usize
-    });
+    static PACKED: Vec<u8> = packed();
+    static DATA_END: usize = WHOLE.with(|bytes| data_end(bytes));
     static CONTENTS: String = WHOLE.with(|bytes| contents(&open(bytes).unwrap()));
     static STACKS: BTreeMap<String, Weight> = WHOLE.with(|bytes| {
         stacks(&open(bytes).unwrap().profiles()[0].profile).into_iter().collect()
     });
+}
+
+/// Where the index at the end begins.
+fn data_end(bytes: &[u8]) -> usize {
+    let summary = &bytes[bytes.len() - 8 - 20..][..8];
+    u64::from_le_bytes(summary.try_into().unwrap()) as usize
 }
 
 /// Everything that a recording holds, for comparison.

@@ -14,10 +14,16 @@ use sandscope_recording::{
 mod common;
 use common::*;
 
-/// Everything of a finished recording comes back, sums over all batches included.
+/// Everything of a finished recording comes back, sums over all batches included: from the chunks that it was
+/// flushed in, and from the large ones in which it is written at the end.
 #[test]
 fn a_finished_recording_comes_back_whole() {
-    let recording = open(&bytes()).unwrap();
+    comes_back_whole(&bytes());
+    comes_back_whole(&packed());
+}
+
+fn comes_back_whole(bytes: &[u8]) {
+    let recording = open(bytes).unwrap();
     assert_eq!(recording.missing(), None);
     assert_eq!(recording.head(), &head());
     assert_eq!(recording.duration_s(), Some(SECONDS as f64));
@@ -41,6 +47,15 @@ fn a_finished_recording_comes_back_whole() {
     let mut history: Vec<MetricBatch> = Vec::new();
     recording.history(|batch| history.push(batch)).unwrap();
     assert_eq!(history, (1..=SECONDS).map(metrics).collect::<Vec<_>>());
+
+    let mut blocks = Vec::new();
+    recording
+        .each_sample_batch(|batch| {
+            blocks.push((batch.start_unix_nano, batch.hz, batch.dropped, stacks(&batch.profile)));
+        })
+        .unwrap();
+    let second = |n: u64| (START + (n - 1) * 1_000_000_000, 99.0, 1, stacks(&profile(n)));
+    assert_eq!(blocks, (1..=SECONDS).map(second).collect::<Vec<_>>(), "seconds stay apart");
 
     let mut batches: Vec<SpanBatch> = Vec::new();
     recording.each_span_batch(|batch| batches.push(batch)).unwrap();
@@ -97,20 +112,105 @@ fn traps_beyond_a_bound_are_counted() {
 /// and finds schemas for everything in it.
 #[test]
 fn other_mcap_readers_read_it() {
-    let bytes = bytes();
-    let summary = mcap::Summary::read(&bytes).unwrap().unwrap();
+    for bytes in [bytes(), packed()] {
+        another_reader_reads(&bytes);
+    }
+}
+
+fn another_reader_reads(bytes: &[u8]) {
+    let summary = mcap::Summary::read(bytes).unwrap().unwrap();
     assert!(summary.channels.values().all(|channel| {
         channel.schema.as_ref().is_some_and(|schema| schema.encoding == "protobuf" && !schema.data.is_empty())
     }));
-    let topics: BTreeSet<String> = mcap::MessageStream::new(&bytes)
+    let topics: BTreeSet<String> = mcap::MessageStream::new(bytes)
         .unwrap()
         .map(|message| message.unwrap().channel.topic.clone())
         .collect();
-    let known = ["cold_starts", "metrics", "modules", "samples", "spans", "traps"];
+    let known = ["cold_starts", "metric_changes", "metrics", "modules", "samples", "spans", "traps"];
     assert_eq!(topics, known.map(str::to_owned).into());
     let [attachment] = &summary.attachment_indexes[..] else { panic!("one attachment") };
     assert_eq!(attachment.name, "debug/deadbeef.wasm.zst");
     assert_eq!(attachment.media_type, "application/zstd");
+}
+
+/// At the end a recording is written once more, in fewer chunks.
+#[test]
+fn a_finished_recording_is_small() {
+    let chunks = |bytes: &[u8]| {
+        let chunks = mcap::Summary::read(bytes).unwrap().unwrap().chunk_indexes;
+        (chunks.len(), chunks.iter().map(|chunk| chunk.compressed_size).sum::<u64>())
+    };
+    let ((flushed, flushed_bytes), (packed, packed_bytes)) = (chunks(&bytes()), chunks(&packed()));
+    assert!(packed < 5 && flushed > 40, "{packed} and {flushed} chunks");
+    assert!(packed_bytes * 4 < flushed_bytes * 3, "{packed_bytes} of {flushed_bytes} bytes");
+}
+
+/// Where a finished recording cannot be written once more, it stays as it is, and nothing else is left.
+#[test]
+fn a_recording_that_cannot_be_rewritten_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let writer = write(&path).unwrap();
+    // Takes the name of the new file.
+    std::fs::create_dir(dir.path().join(".r.mcap.rewriting")).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    comes_back_whole(&std::fs::read(&path).unwrap());
+}
+
+/// Who may read a recording does not change when it is written once more.
+#[cfg(unix)]
+#[test]
+fn a_recording_keeps_its_permissions() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let writer = write(&path).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(Recording::open(&path).unwrap().integrity().chunks < 5, "rewritten");
+}
+
+/// Memory and chunks stay bounded when a recording is longer than a chunk; each chunk can be read by itself.
+#[test]
+fn long_recordings_have_several_chunks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let mut writer = Writer::create(&path, &head()).unwrap();
+    let workload = image();
+    for second in 0..40 {
+        let mut profile = Profile::new();
+        let module = profile.module(&module_id());
+        for i in 0..5000 {
+            let frame = profile.frame(Frame::Guest { module, offset: second * 100_000 + i * 17 });
+            profile.add(&[frame], Weight { samples: 1, value: i });
+        }
+        let start_unix_nano = START + second * 1_000_000_000;
+        let kind = SampleKind::Cpu;
+        let batch = SampleBatch {
+            workload: &workload,
+            kind,
+            hz: 99.0,
+            dropped: 0,
+            start_unix_nano,
+            profile: &profile,
+        };
+        writer.samples(&batch).unwrap();
+        writer.flush().unwrap();
+    }
+    writer.finish().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let recording = open(&bytes).unwrap();
+    assert_eq!((recording.missing(), recording.profiles()[0].profile.samples()), (None, 200_000));
+    let chunks = mcap::Summary::read(&bytes).unwrap().unwrap().chunk_indexes;
+    assert!(chunks.len() > 2, "{}", chunks.len());
+    let second = &chunks[1];
+    let start = second.chunk_start_offset as usize;
+    bytes[start..start + second.chunk_length as usize].fill(0);
+    let damaged = open(&bytes).unwrap();
+    let left = damaged.profiles()[0].profile.samples();
+    assert!(left > 50_000 && damaged.profiles()[0].lost == 0, "{left}");
 }
 
 /// Dictionaries begin anew from time to time, so that damage early in a file does not cost its end.

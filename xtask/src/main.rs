@@ -1,4 +1,4 @@
-//! Chores that developers repeat: `cargo xtask test`, `nightly`, `arm`, `guests`, `bench`, `stress`,
+//! Chores that developers repeat: `cargo xtask test`, `nightly`, `arm`, `guests`, `bench`, `stress`, `recordings`,
 //! `compare-symbols`, `fuzz`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
 
@@ -24,7 +24,9 @@ cargo xtask compare-symbols [MODULE] [--count N] [--seed N]
                              frames beside llvm-symbolizer's, at random instructions; of all guests without a MODULE
 cargo xtask fuzz [SECONDS]   libFuzzer on what reads files of others, 60 s for each target
 cargo xtask stress           everything that could break a sampler, at once; 2 minutes [--for 30m]
-cargo xtask nightly          the long ones: test, arm, stress for 30 minutes, fuzzing for 10 each, comparison, benchmarks
+cargo xtask recordings       500 hosts killed at any moment, and what their recordings hold; their size; comparisons
+cargo xtask nightly          the long ones: test, arm, stress for 30 minutes, recordings, fuzzing for 10 minutes each,
+                             comparison of symbols, benchmarks
 ";
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         },
         ["stress"] => stress("2m"),
         ["stress", "--for", time] => stress(time),
+        ["recordings"] => recordings(),
         ["nightly"] => nightly(),
         _ => {
             print!("{HELP}");
@@ -118,13 +121,15 @@ fn bench(args: &[&str]) -> Result<()> {
 
 /// All of it, also after one of them failed: a night tells as much as it can.
 fn nightly() -> Result<()> {
-    let parts = ["test", "arm", "compare-symbols", "fuzz", "stress", "symbols", "accuracy", "overhead"];
+    let parts =
+        ["test", "arm", "compare-symbols", "fuzz", "stress", "recordings", "symbols", "accuracy", "overhead"];
     let one = |name: &&str| match *name {
         "test" => test(),
         "arm" => arm::check(&root()),
         "compare-symbols" => symbols::compare(&[]),
         "fuzz" => symbols::fuzz(&root(), 600),
         "stress" => stress("30m"),
+        "recordings" => recordings(),
         benchmark => bench(&[benchmark]),
     };
     let failed: Vec<&str> = parts
@@ -138,4 +143,11 @@ fn nightly() -> Result<()> {
 fn stress(time: &str) -> Result<()> {
     let mut command = cargo(&["test", "--workspace", "--test", "stress", "--", "--nocapture"]);
     run(command.env("SANDSCOPE_STRESS_FOR", time))
+}
+
+/// What `cargo test` does 20 times, 500 times; and the tests that take a minute.
+fn recordings() -> Result<()> {
+    let killed = ["test", "--workspace", "--test", "kill", "--", "--nocapture"];
+    run(cargo(&killed).env("SANDSCOPE_KILLS", "500"))?;
+    run(&mut cargo(&["test", "--workspace", "--test", "recording", "--", "--ignored", "--nocapture"]))
 }

@@ -4,6 +4,7 @@ pub mod addr2line;
 pub mod collect;
 pub mod diff;
 pub mod export;
+pub mod recording;
 pub mod report;
 pub mod run;
 pub mod serve;

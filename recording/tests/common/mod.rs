@@ -167,11 +167,31 @@ pub fn write(path: &Path) -> Result<Writer, WriteError> {
     Ok(writer)
 }
 
-/// The bytes of a complete recording.
+/// The bytes of a complete recording with the chunks that it was flushed in: what stays when there is no room to
+/// write it once more.
 pub fn bytes() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("r.mcap");
+    let writer = write(&path).unwrap();
+    as_flushed(writer, &path)
+}
+
+/// Finishes a recording and returns its bytes as they were flushed.
+pub fn as_flushed(writer: Writer, path: &Path) -> Vec<u8> {
+    // What is not where it was created is not replaced.
+    let moved = path.with_file_name("moved.mcap");
+    std::fs::rename(path, &moved).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    std::fs::read(&moved).unwrap()
+}
+
+/// The bytes of a complete recording in large chunks.
+pub fn packed() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
     write(&path).unwrap().finish().unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     std::fs::read(&path).unwrap()
 }
 
