@@ -102,6 +102,17 @@ pub enum Clock {
     Wall,
 }
 
+/// What of a guest's memory the core dump of a trap may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Memory {
+    /// Nothing: variables are not recorded.
+    None,
+    /// The stack in it and the start of what that points to: 1 MiB at most.
+    Stack,
+    /// All of it, up to 512 MiB.
+    All,
+}
+
 /// What the guest is given.
 #[derive(Debug, Clone, Args)]
 pub struct Given {
@@ -136,6 +147,9 @@ pub struct RunArgs {
     pub cache: ModuleCache,
     #[command(flatten)]
     pub given: Given,
+    /// What of the guest's memory a recording may hold when it traps.
+    #[arg(long, value_enum, default_value_t = Memory::Stack)]
+    pub memory: Memory,
     /// Call this exported function, with numbers as arguments, instead of running the command.
     #[arg(long, value_name = "FUNCTION")]
     pub invoke: Option<String>,
@@ -152,6 +166,9 @@ pub struct ServeArgs {
     pub cache: ModuleCache,
     #[command(flatten)]
     pub given: Given,
+    /// What of the guest's memory a recording may hold when it traps.
+    #[arg(long, value_enum, default_value_t = Memory::None)]
+    pub memory: Memory,
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub addr: SocketAddr,

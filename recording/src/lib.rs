@@ -14,7 +14,7 @@
 //!   channel 6 spans             opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest
 //!   channel 7 heap              sandscope.recording.v1.Heap, the last of each workload counts
 //!   channel 16.. samples        sandscope.recording.v1.Samples; a channel is one incremental dictionary
-//! attachment*                   debug/<module id>.wasm.zst
+//! attachment*                   debug/<module id>.wasm.zst, coredump/<number>.wasm.zst
 //! metadata "sandscope"          again, at a clean close
 //! data end, summary, footer, magic
 //! ```
@@ -40,10 +40,10 @@ mod samples;
 mod scan;
 mod writer;
 
-pub use error::{DebugInfoError, OpenError, WhatItIs, WriteError};
+pub use error::{AttachmentError, OpenError, WhatItIs, WriteError};
 pub use fold::{ModuleInfo, RecordedProfile};
 pub use head::{FORMAT_VERSION, Head};
 pub use metrics::MetricStream;
-pub use reader::{Recording, Source};
+pub use reader::{MAX_CORE_DUMP, Recording, Source};
 pub use samples::RecordedBatch;
 pub use writer::{SampleBatch, Writer};

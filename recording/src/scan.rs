@@ -29,8 +29,12 @@ const WINDOW: usize = 64 << 10;
 const OVERLAP: usize = 64;
 
 /// Marks by which a record is found again, and their distance from the start of the record.
-const NEEDLES: [(&[u8], u64); 3] =
-    [(b"\x04\0\0\0zstd", FRAME + 28), (b"debug/", FRAME + 20), (b"\x09\0\0\0sandscope", FRAME)];
+const NEEDLES: [(&[u8], u64); 4] = [
+    (b"\x04\0\0\0zstd", FRAME + 28),
+    (b"debug/", FRAME + 20),
+    (b"coredump/", FRAME + 20),
+    (b"\x09\0\0\0sandscope", FRAME),
+];
 
 /// Something that can be used.
 #[derive(Debug)]

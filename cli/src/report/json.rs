@@ -29,10 +29,6 @@ pub struct Document {
     pub notes: Vec<String>,
 }
 
-/// What no probe records yet: its arrays stay empty.
-#[derive(Debug, Serialize)]
-pub enum Never {}
-
 /// The file.
 #[derive(Debug, Serialize)]
 pub struct RecordingInfo {
@@ -283,7 +279,19 @@ pub struct TrapFrame {
     pub module: Option<String>,
     /// Whole-file byte offset.
     pub offset: u64,
-    pub variables: Vec<Never>,
+    pub variables: Vec<Variable>,
+}
+
+/// A variable of a frame, parameters first.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Variable {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub ty: String,
+    /// As its language writes it; `null` if it is not known.
+    pub value: Option<String>,
+    /// `ok`, `optimized-out`, or `not-recorded`.
+    pub status: &'static str,
 }
 
 /// A document as JSON. Names of guests may hold characters that terminals obey (C1 controls) or that

@@ -16,6 +16,7 @@ mod symbols;
 #[cfg(test)]
 mod tests;
 mod text;
+mod variables;
 
 pub use json::encode;
 pub use symbols::Symbols;

@@ -9,7 +9,7 @@ use sandscope_model::units;
 
 use super::json::{
     Allocation, Blocked, ColdStart, Counts, Document, Function, Gc, HostCall, Lock, Memory, Stack, Trap,
-    TrapFrame,
+    TrapFrame, Variable,
 };
 
 /// Places of a trap's stack that are printed at each end of it.
@@ -20,6 +20,9 @@ const TRAPS: usize = 3;
 
 /// Cold starts that are printed.
 const STARTS: usize = 10;
+
+/// Characters of a variable's value.
+const VALUE: usize = 160;
 
 /// Columns of a function's name and of its place.
 const NAME: usize = 56;
@@ -122,8 +125,19 @@ fn one_trap(out: &mut String, trap: &Trap) -> std::fmt::Result {
             let column = column.map_or_else(String::new, |column| format!(":{column}"));
             writeln!(out, "        at {}{line}{column}", visible(file))?;
         }
+        run.frame.variables.iter().try_for_each(|variable| one_variable(out, variable))?;
     }
     Ok(())
+}
+
+fn one_variable(out: &mut String, variable: &Variable) -> std::fmt::Result {
+    let value = match (&variable.value, variable.status) {
+        (Some(value), _) => start(&visible(value), VALUE),
+        (None, "not-recorded") => "<not recorded>".to_owned(),
+        (None, _) => "<optimized out>".to_owned(),
+    };
+    let ty = start(&visible(&short_name(&variable.ty)), NAME);
+    writeln!(out, "          {}: {ty} = {value}", visible(&variable.name))
 }
 
 /// Frames of a stack at the same place one after another, as deep recursion has them.
@@ -135,9 +149,10 @@ struct Run<'a> {
 
 fn runs(frames: &[TrapFrame]) -> Vec<Run<'_>> {
     let place = |frame: &TrapFrame| (frame.module.clone(), frame.offset, frame.function.clone(), frame.line);
+    let same = |a: &TrapFrame, b: &TrapFrame| place(a) == place(b) && a.variables == b.variables;
     let mut out: Vec<Run<'_>> = Vec::new();
     for (depth, frame) in frames.iter().enumerate() {
-        match out.last_mut().filter(|run| place(run.frame) == place(frame)) {
+        match out.last_mut().filter(|run| same(run.frame, frame)) {
             Some(run) => run.times += 1,
             None => out.push(Run { depth, times: 1, frame }),
         }
