@@ -222,6 +222,9 @@ pub struct ReportArgs {
     /// Functions to list.
     #[arg(long, default_value_t = 20)]
     pub top: usize,
+    /// Show lines of the guest's source from this directory: of the file there whose path ends like the recorded one.
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -252,6 +255,8 @@ pub enum ExportFormat {
     Perfetto,
     /// OTLP as JSON lines: metrics, spans and profiles.
     Otlp,
+    /// The core dump of the first trap, in the format of the WebAssembly tool conventions.
+    Coredump,
 }
 
 /// What was sampled.

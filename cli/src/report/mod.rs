@@ -20,6 +20,7 @@ mod variables;
 
 pub use json::encode;
 pub use symbols::Symbols;
+pub use text::SourceLine;
 
 use sandscope_recording::Recording;
 
@@ -45,8 +46,8 @@ impl Report {
         encode(&self.document)
     }
 
-    /// For people: one screen, safe to print.
-    pub fn text(&self) -> String {
-        text::render(&self.name, &self.document)
+    /// For people: one screen, safe to print, with the lines of a trap's stack that `source` has.
+    pub fn text(&self, source: &SourceLine<'_>) -> String {
+        text::render(&self.name, &self.document, source)
     }
 }

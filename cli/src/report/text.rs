@@ -38,22 +38,25 @@ const CALLS: usize = 5;
 /// Frames of a lock's stack that are told of.
 const LOCK_FRAMES: usize = 6;
 
+/// A line of a source file, by the file as debug info names it and the line from 1; `None` if it is not at hand.
+pub type SourceLine<'a> = dyn Fn(&str, u32) -> Option<String> + 'a;
+
 /// Below this, shares are too rough to act on without saying so.
 const THIN: u64 = 400;
 
 /// The text.
-pub(super) fn render(name: &str, document: &Document) -> String {
+pub(super) fn render(name: &str, document: &Document, source: &SourceLine<'_>) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = write(&mut out, name, document);
+    let _ = write(&mut out, name, document, source);
     out
 }
 
-fn write(out: &mut String, name: &str, document: &Document) -> std::fmt::Result {
+fn write(out: &mut String, name: &str, document: &Document, source: &SourceLine<'_>) -> std::fmt::Result {
     header(out, name, document)?;
     for trap in document.traps.iter().take(TRAPS) {
         writeln!(out)?;
-        one_trap(out, trap)?;
+        one_trap(out, trap, source)?;
     }
     if let Some(more) = document.traps.len().checked_sub(TRAPS + 1) {
         writeln!(out, "\nand {} more traps: `--json` lists them", more + 1)?;
@@ -95,7 +98,7 @@ fn header(out: &mut String, name: &str, document: &Document) -> std::fmt::Result
     Ok(())
 }
 
-fn one_trap(out: &mut String, trap: &Trap) -> std::fmt::Result {
+fn one_trap(out: &mut String, trap: &Trap, source: &SourceLine<'_>) -> std::fmt::Result {
     let at = trap.at_s.map_or_else(String::new, |at| format!(" after {}", units::duration(at)));
     let words = trap.code.replace('_', " ");
     let times = if trap.count > 1 { format!(" {} times, first", trap.count) } else { String::new() };
@@ -124,6 +127,9 @@ fn one_trap(out: &mut String, trap: &Trap) -> std::fmt::Result {
             let column = run.frame.column.filter(|_| run.frame.line.is_some());
             let column = column.map_or_else(String::new, |column| format!(":{column}"));
             writeln!(out, "        at {}{line}{column}", visible(file))?;
+            if let Some(text) = run.frame.line.and_then(|line| source(file, line)) {
+                writeln!(out, "        > {}", start(&visible(text.trim()), VALUE))?;
+            }
         }
         run.frame.variables.iter().try_for_each(|variable| one_variable(out, variable))?;
     }
@@ -136,7 +142,7 @@ fn one_variable(out: &mut String, variable: &Variable) -> std::fmt::Result {
         (None, "not-recorded") => "<not recorded>".to_owned(),
         (None, _) => "<optimized out>".to_owned(),
     };
-    let ty = start(&visible(&short_name(&variable.ty)), NAME);
+    let ty = start(&visible(&variable.ty), NAME);
     writeln!(out, "          {}: {ty} = {value}", visible(&variable.name))
 }
 

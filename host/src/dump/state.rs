@@ -168,14 +168,22 @@ impl<'a> State<'a> {
     }
 }
 
-/// What the file says of a module: of the one in it whose code is where the engine's map says.
+/// What the file says of a module: of the one in it whose code is where the engine's map says. Modules of a component
+/// share that map.
 fn shape<'a>(
     module: &Module,
     table: &'a FrameTable,
     rewritten: Option<&Rewritten>,
 ) -> Option<&'a ModuleFrames> {
-    let offset = module.address_map()?.find_map(|(_, offset)| {
-        let offset = u64::from(offset?);
+    let mut functions: Vec<Range<usize>> =
+        module.functions().map(|function| function.offset..function.offset + function.len).collect();
+    functions.sort_by_key(|function| function.start);
+    let is_own = |text: usize| {
+        let at = functions.partition_point(|function| function.end <= text);
+        functions.get(at).is_some_and(|function| function.contains(&text))
+    };
+    let offset = module.address_map()?.find_map(|(text, offset)| {
+        let offset = u64::from(offset.filter(|_| is_own(text))?);
         rewritten.map_or(Some(offset), |rewritten| rewritten.map.original_offset(offset))
     });
     table.module_around(offset?)
