@@ -97,8 +97,14 @@ fn a_recording_shows_the_planted_variables() {
     let inlined = frames(&report, "crash::structs::trap_below");
     assert_eq!(inlined[0]["inlined"], true);
 
+    let events = report["traps"][0]["events"].as_array().unwrap();
+    let kinds: Vec<&str> = events.iter().map(|event| event["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["start", "call"], "{events:?}");
+    assert_eq!(events[1]["what"], "_start, failed");
+
     let text = stdout(&output(&["report", path.to_str().unwrap()]));
     assert!(text.contains("label: String = \"level-001\""), "{text}");
+    assert!(text.contains("call crash: _start, failed, "), "{text}");
     assert!(text.contains("total: u64 = 111"), "{text}");
     assert!(text.contains("<optimized out>"), "{text}");
 }

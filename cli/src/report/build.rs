@@ -6,6 +6,7 @@ use sandscope_proto::otlp::{Point, PointValue};
 use sandscope_proto::recording as wire;
 use sandscope_recording::{MetricStream, Recording};
 
+use super::events::Events;
 use super::functions::Functions;
 use super::json::{Counts, Document, Host, Module, RecordingInfo, Samples, Trap, TrapFrame, Variable};
 use super::symbols::Symbols;
@@ -16,6 +17,8 @@ use super::{memory, runtime, starts};
 pub(super) fn document(recording: &Recording, top: usize) -> Document {
     let symbols = Symbols::of(recording);
     let variables = Variables::of(recording);
+    let mut notes: Vec<String> = more_traps(recording).into_iter().collect();
+    let mut events = Events::of(recording, &mut notes);
     let head = recording.head();
     let samples = Samples {
         cpu: counts(recording, SampleKind::Cpu),
@@ -63,9 +66,12 @@ pub(super) fn document(recording: &Recording, top: usize) -> Document {
             .traps()
             .iter()
             .enumerate()
-            .map(|(nth, trap)| one_trap((nth, trap), head.started_unix_nano, &symbols, &variables))
+            .map(|(nth, trap)| Trap {
+                events: events.before(nth),
+                ..one_trap((nth, trap), head.started_unix_nano, &symbols, &variables)
+            })
             .collect(),
-        notes: more_traps(recording).into_iter().chain(symbols.notes).chain(variables.notes).collect(),
+        notes: notes.into_iter().chain(symbols.notes).chain(variables.notes).collect(),
     }
 }
 
@@ -171,6 +177,7 @@ fn one_trap(
         version: (!trap.workload_version.is_empty()).then(|| trap.workload_version.clone()),
         at_s: (started > 0).then(|| trap.time_unix_nano.saturating_sub(started) as f64 / 1e9),
         count: trap.count,
+        events: Vec::new(),
     }
 }
 

@@ -266,6 +266,21 @@ pub struct Trap {
     pub at_s: Option<f64>,
     /// Traps with this code at this place.
     pub count: u64,
+    /// The last events before it that were recorded, oldest first.
+    pub events: Vec<Event>,
+}
+
+/// Something that happened before a trap.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// Seconds after the start of the recording: when it ended, or was counted.
+    pub at_s: f64,
+    /// `start`, `call`, `growth`, `gc` or `trap`.
+    pub kind: &'static str,
+    pub workload: String,
+    /// The call's name, the trap's code, how many growths or collections, how a start found its code.
+    pub what: String,
+    pub duration_s: Option<f64>,
 }
 
 /// A frame of a trap, innermost first; inlined ones are frames of their own.

@@ -7,6 +7,7 @@
 //! ```
 
 mod build;
+mod events;
 mod functions;
 mod json;
 mod memory;

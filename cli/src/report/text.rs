@@ -133,7 +133,7 @@ fn one_trap(out: &mut String, trap: &Trap, source: &SourceLine<'_>) -> std::fmt:
         }
         run.frame.variables.iter().try_for_each(|variable| one_variable(out, variable))?;
     }
-    Ok(())
+    events(out, trap)
 }
 
 fn one_variable(out: &mut String, variable: &Variable) -> std::fmt::Result {
@@ -144,6 +144,20 @@ fn one_variable(out: &mut String, variable: &Variable) -> std::fmt::Result {
     };
     let ty = start(&visible(&variable.ty), NAME);
     writeln!(out, "          {}: {ty} = {value}", visible(&variable.name))
+}
+
+/// The last of what came before a trap.
+fn events(out: &mut String, trap: &Trap) -> std::fmt::Result {
+    if !trap.events.is_empty() {
+        writeln!(out, "  before it:")?;
+    }
+    for event in &trap.events {
+        let took = event.duration_s.map_or_else(String::new, |took| format!(", {}", units::duration(took)));
+        let (at, workload, what) =
+            (units::duration(event.at_s), visible(&event.workload), visible(&event.what));
+        writeln!(out, "    {at:>9}  {} {workload}: {what}{took}", event.kind)?;
+    }
+    Ok(())
 }
 
 /// Frames of a stack at the same place one after another, as deep recursion has them.
