@@ -109,6 +109,17 @@ pub enum Clock {
     Wall,
 }
 
+/// What of a guest's memory the core dump of a trap may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Memory {
+    /// Nothing: variables are not recorded.
+    None,
+    /// The stack in it and the start of what that points to: 1 MiB at most.
+    Stack,
+    /// All of it, up to 512 MiB.
+    All,
+}
+
 /// What the guest is given.
 #[derive(Debug, Clone, Args)]
 pub struct Given {
@@ -174,6 +185,9 @@ pub struct RunArgs {
     pub cache: ModuleCache,
     #[command(flatten)]
     pub given: Given,
+    /// What of the guest's memory a recording may hold when it traps.
+    #[arg(long, value_enum, default_value_t = Memory::Stack)]
+    pub memory: Memory,
     /// Call this exported function, with numbers as arguments, instead of running the command.
     #[arg(long, value_name = "FUNCTION")]
     pub invoke: Option<String>,
@@ -190,6 +204,9 @@ pub struct ServeArgs {
     pub cache: ModuleCache,
     #[command(flatten)]
     pub given: Given,
+    /// What of the guest's memory a recording may hold when it traps.
+    #[arg(long, value_enum, default_value_t = Memory::None)]
+    pub memory: Memory,
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub addr: SocketAddr,
@@ -246,6 +263,9 @@ pub struct ReportArgs {
     /// Functions to list.
     #[arg(long, default_value_t = 20)]
     pub top: usize,
+    /// Show lines of the guest's source from this directory: of the file there whose path ends like the recorded one.
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
 }
 
 /// Without -f, -C, -i, -a, -p and -s: everything that is known, inlined calls and where each name comes from
@@ -278,6 +298,8 @@ pub enum ExportFormat {
     Perfetto,
     /// OTLP as JSON lines: metrics, spans and profiles.
     Otlp,
+    /// The core dump of the first trap, in the format of the WebAssembly tool conventions.
+    Coredump,
 }
 
 /// What was sampled.

@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sandscope_proto::start::Phase;
-use wasmtime::{Result, Trap};
+use wasmtime::{AsContextMut, Result, Trap};
 
 use crate::aggregate::Command;
 use crate::clock::Moment;
+use crate::dump;
 use crate::load::Workload;
 use crate::observed::{Observed, Spent};
 use crate::sampler::{self, Active, Entry};
@@ -71,6 +72,18 @@ impl Workload {
     /// What an error of this workload's call says about the guest.
     pub fn report(&self, error: &wasmtime::Error) -> Arc<TrapReport> {
         TrapReport::new(self.figures.id(), self.module(), self.rewritten.as_deref(), error)
+    }
+
+    /// Takes the core dump of a failure that is of no call, such as of a start function or of a guest's thread, which
+    /// `thread` names; `running` are the guest's other threads. See [`CallSpan::core_dump`].
+    pub fn core_dump<T: 'static>(
+        &self,
+        store: impl AsContextMut<Data = T>,
+        error: &wasmtime::Error,
+        thread: &str,
+        running: &[String],
+    ) {
+        dump::take(self, None, store, error, thread, running);
     }
 
     /// Counts a thread that the guest started, until the guard is dropped.
@@ -215,6 +228,25 @@ impl<'a> CallSpan<'a> {
     /// The largest that the store's memories were, in bytes: [`StoreProbe::size`](crate::StoreProbe::size).
     pub fn peak_memory(&mut self, bytes: usize) {
         self.details.peak_memory = Some(bytes as u64);
+    }
+
+    /// Puts the guest's state into the recording, if there is one and the call trapped as none before: `error` is what
+    /// the call returned, `store` the one it was made in. What it holds of memory is the builder's
+    /// [`dumped_memory`](crate::Builder::dumped_memory).
+    pub fn core_dump<T: 'static>(&mut self, store: impl AsContextMut<Data = T>, error: &wasmtime::Error) {
+        self.core_dump_among(store, error, &[]);
+    }
+
+    /// [`Self::core_dump`] of a guest whose threads of these names go on.
+    pub(crate) fn core_dump_among<T: 'static>(
+        &mut self,
+        store: impl AsContextMut<Data = T>,
+        error: &wasmtime::Error,
+        running: &[String],
+    ) {
+        // A failed call is kept where there is room, and then under this id.
+        self.context.keep();
+        dump::take(self.workload, Some(&self.context), store, error, "main", running);
     }
 
     /// The HTTP request that it handled, and the status of the answer if there was one. A method that HTTP

@@ -33,6 +33,7 @@ mod code;
 mod cold;
 mod compiled;
 mod debug_info;
+mod dump;
 #[cfg(all(test, sandscope_sampler))]
 mod edges;
 mod engine;
@@ -64,6 +65,7 @@ mod workload;
 pub use cache::CacheError;
 pub use call::{CallSpan, Request};
 pub use cold::ColdStart;
+pub use dump::DumpedMemory;
 pub use engine::Doubt;
 pub use hostcall::HostFunction;
 pub use load::{Loaded, Workload};

@@ -13,6 +13,7 @@ use wasmtime::Result;
 use crate::clock::Moment;
 use crate::code::Code;
 use crate::cold::{ColdStart, Start, as_nanos};
+use crate::dump::FrameSizes;
 use crate::observed::{Observed, Spent};
 use crate::rewrite::Rewritten;
 use crate::scope::Shared;
@@ -77,6 +78,8 @@ pub struct Workload {
     pub(crate) start: Arc<Start>,
     /// How its file was changed before it was compiled, if it was.
     pub(crate) rewritten: Option<Arc<Rewritten>>,
+    /// For core dumps.
+    pub(crate) frame_sizes: Arc<FrameSizes>,
     /// What spans of its calls are called.
     pub(crate) entry: Arc<str>,
 }
@@ -88,9 +91,11 @@ impl Workload {
         module: ModuleId,
         start: Arc<Start>,
         rewritten: Option<Arc<Rewritten>>,
+        frame_sizes: Arc<FrameSizes>,
     ) -> Self {
         let entry = Arc::from("call");
-        Self { shared: Arc::clone(shared), figures: shared.figures(id), module, start, rewritten, entry }
+        let (shared, figures) = (Arc::clone(shared), shared.figures(id));
+        Self { shared, figures, module, start, rewritten, frame_sizes, entry }
     }
 
     /// Name and version.

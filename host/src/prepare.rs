@@ -13,6 +13,7 @@ use crate::aggregate::{Command, NewCode};
 use crate::code::{Artifact, Code};
 use crate::cold::{Start, nanos};
 use crate::compiled::{Compiled, Made, compile, make};
+use crate::dump::FrameSizes;
 use crate::engine::is_winch;
 use crate::load::{Loaded, Workload};
 use crate::rewrite::Rewritten;
@@ -178,8 +179,16 @@ impl Sandscope {
     ) -> Loaded<T> {
         let Source { id: module, sidecar, bytes, rewritten, cache, began, took: (phase, ns) } = source;
         let start = Arc::new(Start::new(id.clone(), module.clone(), cache, began));
-        let workload =
-            Workload::new(self.shared(), id, module.clone(), Arc::clone(&start), rewritten.clone());
+        let wanted = self.shared().dumps.wanted;
+        let frame_sizes = Arc::new(FrameSizes::of(bytes.clone().filter(|_| wanted)));
+        let workload = Workload::new(
+            self.shared(),
+            id,
+            module.clone(),
+            Arc::clone(&start),
+            rewritten.clone(),
+            Arc::clone(&frame_sizes),
+        );
         workload.first_phase(phase, ns);
         self.shared().pools.watch(engine);
         let traits = self.shared().traits(engine);
@@ -198,7 +207,7 @@ impl Sandscope {
         let loaded = Loaded::new(artifact, Arc::clone(&code), workload, sidecar);
         let (workload, name) = (id.clone(), name.to_owned());
         let pooled = engine.pooling_allocator_metrics().is_some();
-        let code = NewCode { id: module, workload, name, bytes, code, start, pooled };
+        let code = NewCode { id: module, workload, name, bytes, code, start, pooled, frame_sizes };
         self.shared().tell(Command::Loaded(code));
         loaded
     }

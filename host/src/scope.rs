@@ -17,6 +17,7 @@ use crate::aggregate::{self, Command};
 use crate::cache::{CacheError, DEFAULT_LIMIT, ModuleCache};
 use crate::clock;
 use crate::code::CodeRegistry;
+use crate::dump::{DumpedMemory, Dumps};
 use crate::engine::{self, Doubt, Traits};
 use crate::pool::Pools;
 use crate::sampler::{self, Unavailable};
@@ -137,6 +138,7 @@ pub struct Builder {
     pub(crate) clock: Clock,
     pub(crate) cache: Option<PathBuf>,
     pub(crate) cache_limit: u64,
+    pub(crate) dumped: DumpedMemory,
     pub(crate) on_warning: Box<dyn Fn(&Warning) + Send + Sync>,
 }
 
@@ -217,6 +219,12 @@ impl Builder {
         self
     }
 
+    /// What core dumps of traps may hold of guests' memories; they are part of the recording. Default nothing.
+    pub fn dumped_memory(mut self, memory: DumpedMemory) -> Self {
+        self.dumped = memory;
+        self
+    }
+
     /// Called, on the aggregator's thread, at most once per kind of warning.
     pub fn on_warning(mut self, warn: impl Fn(&Warning) + Send + Sync + 'static) -> Self {
         self.on_warning = Box::new(warn);
@@ -251,6 +259,7 @@ impl Builder {
             engines: Mutex::default(),
             closed: AtomicBool::new(false),
             pools: Pools::default(),
+            dumps: Dumps::new(self.dumped, self.record.is_some()),
             spans,
             lost_spans: AtomicU64::new(0),
             commands,
@@ -286,6 +295,7 @@ pub(crate) struct Shared {
     engines: Mutex<Vec<(EngineWeak, Traits)>>,
     pub(crate) closed: AtomicBool,
     pub(crate) pools: Pools,
+    pub(crate) dumps: Dumps,
     /// Calls that ended and are kept as spans.
     pub(crate) spans: SyncSender<SpanRecord>,
     /// Spans that found the queue full.
@@ -365,6 +375,7 @@ impl Sandscope {
             clock: Clock::Cpu,
             cache: None,
             cache_limit: DEFAULT_LIMIT,
+            dumped: DumpedMemory::None,
             on_warning: Box::new(|_| ()),
         }
     }
@@ -375,6 +386,7 @@ impl Sandscope {
     pub fn configure(&self, config: &mut wasmtime::Config) {
         config
             .generate_address_map(true)
+            .coredump_on_trap(self.shared().dumps.wanted)
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(sampler::MAX_FRAMES))
             .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
         #[cfg(unix)]

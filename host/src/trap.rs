@@ -81,7 +81,7 @@ impl TrapReport {
 
 /// Whole-file offset of a frame in the author's file; 0 if the engine does not know it, `None` for code that
 /// was added to it.
-fn original_offset(frame: &FrameInfo, rewritten: Option<&Rewritten>) -> Option<u64> {
+pub(crate) fn original_offset(frame: &FrameInfo, rewritten: Option<&Rewritten>) -> Option<u64> {
     let offset = frame.module_offset().unwrap_or(0) as u64;
     rewritten.map_or(Some(offset), |rewritten| rewritten.map.original_offset(offset))
 }

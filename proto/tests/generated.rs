@@ -31,6 +31,7 @@ fn generated_code_is_up_to_date() {
         "recording/v1/contention",
         "recording/v1/heap",
         "recording/v1/blocked",
+        "recording/v1/coredump",
         "module/v1/sidecar",
     ]
     .map(|name| format!("sandscope/{name}.proto"));

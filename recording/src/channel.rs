@@ -124,6 +124,16 @@ pub(crate) fn attachment_id(name: &str) -> Option<&str> {
     name.strip_prefix("debug/")?.strip_suffix(".wasm.zst")
 }
 
+/// Name of the attachment with a core dump, by its number from 0.
+pub(crate) fn core_dump_name(number: u32) -> String {
+    format!("coredump/{number}.wasm.zst")
+}
+
+/// The number in the name of an attachment.
+pub(crate) fn core_dump_number(name: &str) -> Option<u32> {
+    name.strip_prefix("coredump/")?.strip_suffix(".wasm.zst")?.parse().ok()
+}
+
 /// Kinds of attachments, by how their names begin.
 pub(crate) const ATTACHMENTS: [&str; 3] = ["debug/", "coredump/", "module/"];
 

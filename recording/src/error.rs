@@ -163,22 +163,22 @@ impl fmt::Display for WhatItIs {
     }
 }
 
-/// Why debug info that a recording has could not be taken out of it.
+/// Why debug info or a core dump that a recording has could not be taken out of it.
 #[derive(Debug, thiserror::Error)]
-pub enum DebugInfoError {
+pub enum AttachmentError {
     /// The device failed, or what is inside is no zstd.
-    #[error("read the debug info of module {id}")]
+    #[error("read {name}")]
     Read {
-        /// The module.
-        id: sandscope_model::ModuleId,
+        /// What was asked for.
+        name: String,
         /// Why.
         source: io::Error,
     },
     /// More bytes than any host stores.
-    #[error("read the debug info of module {id}: it unpacks to more than {limit} bytes")]
+    #[error("read {name}: it unpacks to more than {limit} bytes")]
     TooLarge {
-        /// The module.
-        id: sandscope_model::ModuleId,
+        /// What was asked for.
+        name: String,
         /// The limit, in bytes.
         limit: u64,
     },

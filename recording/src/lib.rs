@@ -17,7 +17,7 @@
 //!   channel 9 metric_changes    as channel 2: the points that are not as they were in the message before
 //!   channel 10 logs             opentelemetry.proto.collector.logs.v1.ExportLogsServiceRequest
 //!   channel 16.. samples        sandscope.recording.v1.Samples; a channel is one incremental dictionary
-//! attachment*                   debug/<module id>.wasm.zst
+//! attachment*                   debug/<module id>.wasm.zst, coredump/<number>.wasm.zst
 //! metadata "sandscope"          again, at a clean close
 //! data end, summary, footer, magic
 //! ```
@@ -53,12 +53,12 @@ mod scan;
 mod writer;
 
 pub use debug_info::scrub;
-pub use error::{DebugInfoError, OpenError, RecoverError, WhatItIs, WriteError};
+pub use error::{AttachmentError, OpenError, RecoverError, WhatItIs, WriteError};
 pub use fold::{ModuleInfo, RecordedProfile};
 pub use head::{FORMAT_VERSION, Head, Recovered};
 pub use integrity::Integrity;
 pub use metrics::MetricStream;
-pub use reader::{Recording, Source};
+pub use reader::{MAX_CORE_DUMP, Recording, Source};
 pub use rewrite::recover;
 pub use samples::RecordedBatch;
 pub use writer::{SampleBatch, Writer};

@@ -15,7 +15,7 @@ use sandscope_proto::otlp::{MetricBatch, SpanBatch};
 use sandscope_proto::recording::{BlockedCall, ColdStart, Heap, Locks, Samples, Trap};
 use sandscope_proto::{MAX_DEBUG_INFO, MAX_MESSAGE};
 
-use crate::channel::{PROFILE, Topic, attachment_id};
+use crate::channel::{PROFILE, Topic, attachment_id, core_dump_number};
 use crate::fold::{Fold, Message, for_each_message, metric_batches, span_batches};
 use crate::head::{Reading, Recovered};
 use crate::integrity::sums_agree;
@@ -23,9 +23,15 @@ use crate::metrics::Restored;
 use crate::samples::{RecordedBatch, Streams};
 use crate::scan::{Piece, Scanner};
 use crate::{
-    DebugInfoError, FORMAT_VERSION, Head, Integrity, MetricStream, ModuleInfo, OpenError, RecordedProfile,
+    AttachmentError, FORMAT_VERSION, Head, Integrity, MetricStream, ModuleInfo, OpenError, RecordedProfile,
     WhatItIs,
 };
+
+/// Largest core dump that is unpacked, in bytes.
+pub const MAX_CORE_DUMP: u64 = 600 << 20;
+
+/// Core dumps of a recording that are known; hosts write far fewer.
+const MAX_CORE_DUMPS: usize = 1000;
 
 /// Longest header of a zstd frame, in bytes (RFC 8878, 3.1.1.1), with its magic number.
 const FRAME_HEADER: u64 = 18;
@@ -58,6 +64,8 @@ pub struct Recording {
     logs: u64,
     /// Place and size of debug info.
     debug: HashMap<ModuleId, (u64, u64)>,
+    /// The same of core dumps, by number.
+    dumps: BTreeMap<u32, (u64, u64)>,
 }
 
 impl Recording {
@@ -80,7 +88,7 @@ impl Recording {
     /// As [`Recording::open`].
     pub fn read(name: String, mut source: Box<dyn Source>) -> Result<Self, OpenError> {
         let opened = open(&name, &mut source)?;
-        let Opened { head, recovered, fold, debug, integrity } = opened;
+        let Opened { head, recovered, fold, debug, dumps, integrity } = opened;
         let duration_s = (head.started_unix_nano > 0 && fold.last_unix_nano > 0)
             .then(|| fold.last_unix_nano.saturating_sub(head.started_unix_nano) as f64 / 1e9);
         Ok(Self {
@@ -103,6 +111,7 @@ impl Recording {
             spans: fold.spans,
             logs: fold.logs,
             debug,
+            dumps,
         })
     }
 
@@ -252,27 +261,50 @@ impl Recording {
     /// # Errors
     /// The device failed, the bytes are no zstd, or they unpack to more than
     /// [`MAX_DEBUG_INFO`](sandscope_proto::MAX_DEBUG_INFO).
-    pub fn debug_info(&self, id: &ModuleId) -> Result<Option<Vec<u8>>, DebugInfoError> {
-        let Some(&(offset, len)) = self.debug.get(id) else { return Ok(None) };
-        let failed = |source| DebugInfoError::Read { id: id.clone(), source };
+    pub fn debug_info(&self, id: &ModuleId) -> Result<Option<Vec<u8>>, AttachmentError> {
+        let Some(&place) = self.debug.get(id) else { return Ok(None) };
+        self.attachment(place, MAX_DEBUG_INFO, || format!("the debug info of module {id}")).map(Some)
+    }
+
+    /// Numbers of the core dumps inside, in order.
+    pub fn core_dumps(&self) -> impl Iterator<Item = u32> {
+        self.dumps.keys().copied()
+    }
+
+    /// A core dump in the format of the tool conventions, by its number. `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`Recording::debug_info`], with [`MAX_CORE_DUMP`] as limit.
+    pub fn core_dump(&self, number: u32) -> Result<Option<Vec<u8>>, AttachmentError> {
+        let Some(&place) = self.dumps.get(&number) else { return Ok(None) };
+        self.attachment(place, MAX_CORE_DUMP, || format!("core dump {number}")).map(Some)
+    }
+
+    fn attachment(
+        &self,
+        (offset, len): (u64, u64),
+        limit: u64,
+        name: impl Fn() -> String,
+    ) -> Result<Vec<u8>, AttachmentError> {
+        let failed = |source| AttachmentError::Read { name: name(), source };
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         source.seek(SeekFrom::Start(offset)).map_err(failed)?;
         // A frame tells its size first, so that too much is refused before it is unpacked.
         let mut start = Vec::new();
         (&mut *source).take(len.min(FRAME_HEADER)).read_to_end(&mut start).map_err(failed)?;
         let told = zstd::zstd_safe::get_frame_content_size(&start).ok().flatten().unwrap_or(0);
-        let too_large = || DebugInfoError::TooLarge { id: id.clone(), limit: MAX_DEBUG_INFO };
-        if told > MAX_DEBUG_INFO {
+        let too_large = || AttachmentError::TooLarge { name: name(), limit };
+        if told > limit {
             return Err(too_large());
         }
         let packed = io::Cursor::new(&start).chain((&mut *source).take(len - start.len() as u64));
         let unpack = zstd::stream::read::Decoder::new(packed).map_err(failed)?;
         let mut out = Vec::new();
-        unpack.take(MAX_DEBUG_INFO + 1).read_to_end(&mut out).map_err(failed)?;
-        if out.len() as u64 > MAX_DEBUG_INFO {
+        unpack.take(limit + 1).read_to_end(&mut out).map_err(failed)?;
+        if out.len() as u64 > limit {
             return Err(too_large());
         }
-        Ok(Some(out))
+        Ok(out)
     }
 
     /// Reads the file again and calls back for every batch of metrics, oldest first.
@@ -358,6 +390,7 @@ struct Opened {
     recovered: Option<Recovered>,
     fold: Fold,
     debug: HashMap<ModuleId, (u64, u64)>,
+    dumps: BTreeMap<u32, (u64, u64)>,
     integrity: Integrity,
 }
 
@@ -384,6 +417,7 @@ fn open(name: &str, source: &mut Box<dyn Source>) -> Result<Opened, OpenError> {
     let mut recovered = None;
     let mut integrity = Integrity { bytes, ..Integrity::default() };
     let mut debug = HashMap::new();
+    let mut dumps = BTreeMap::new();
     let mut other_profile = None;
     let mut anything = false;
     while let Some(piece) = scanner.next().map_err(failed)? {
@@ -425,6 +459,10 @@ fn open(name: &str, source: &mut Box<dyn Source>) -> Result<Opened, OpenError> {
                 if let Some(id) = attachment_id(&name).and_then(ModuleId::parse) {
                     anything = true;
                     debug.insert(id, (offset, len));
+                } else if let Some(number) = core_dump_number(&name).filter(|_| dumps.len() < MAX_CORE_DUMPS)
+                {
+                    anything = true;
+                    dumps.insert(number, (offset, len));
                 }
             }
         }
@@ -442,7 +480,7 @@ fn open(name: &str, source: &mut Box<dyn Source>) -> Result<Opened, OpenError> {
     }
     integrity.messages = fold.messages;
     integrity.finish(&scanner, head.is_some(), fold.lost);
-    Ok(Opened { head: head.unwrap_or_default(), recovered, fold, debug, integrity })
+    Ok(Opened { head: head.unwrap_or_default(), recovered, fold, debug, dumps, integrity })
 }
 
 fn unlike_a_recording(name: &str, source: &mut dyn Source) -> io::Result<OpenError> {

@@ -20,7 +20,7 @@ use sandscope_proto::otlp::{MetricBatch, Point, SpanBatch};
 use sandscope_proto::recording as wire;
 use sandscope_proto::stacks::{StackEncoder, VERSION};
 
-use crate::channel::{FIRST_STREAM, PROFILE, Topic, attachment_name};
+use crate::channel::{FIRST_STREAM, PROFILE, Topic, attachment_name, core_dump_name};
 use crate::head::Recovered;
 use crate::metrics::Written;
 use crate::{Head, ModuleInfo, WriteError, rewrite};
@@ -196,12 +196,24 @@ impl Writer {
         if self.attached.len() >= MAX_MODULES || !self.attached.insert(info.id.clone()) {
             return Ok(());
         }
+        self.attach(attachment_name(info.id.as_str()), self.head.started_unix_nano, debug)
+    }
+
+    /// Adds a core dump as one zstd frame; `number` tells it from others.
+    ///
+    /// # Errors
+    /// The file takes no more bytes; see [`WriteError`].
+    pub fn core_dump(&mut self, number: u32, time_unix_nano: u64, packed: &[u8]) -> Result<(), WriteError> {
+        self.attach(core_dump_name(number), time_unix_nano, packed)
+    }
+
+    fn attach(&mut self, name: String, time_unix_nano: u64, packed: &[u8]) -> Result<(), WriteError> {
         let attachment = mcap::Attachment {
-            log_time: self.head.started_unix_nano,
-            create_time: self.head.started_unix_nano,
-            name: attachment_name(info.id.as_str()),
+            log_time: time_unix_nano,
+            create_time: time_unix_nano,
+            name,
             media_type: ATTACHED.to_owned(),
-            data: debug.into(),
+            data: packed.into(),
         };
         self.write(|mcap| mcap.attach(&attachment))
     }

@@ -8,7 +8,7 @@ use sandscope_proto::metric::Metric;
 use sandscope_proto::otlp::{MetricBatch, PointValue, SpanBatch};
 use sandscope_proto::recording::{Trap, TrapFrame};
 use sandscope_recording::{
-    DebugInfoError, Head, ModuleInfo, OpenError, Recording, SampleBatch, WhatItIs, WriteError, Writer,
+    AttachmentError, Head, ModuleInfo, OpenError, Recording, SampleBatch, WhatItIs, WriteError, Writer,
 };
 
 mod common;
@@ -359,5 +359,5 @@ fn debug_info_that_explodes_is_refused() {
     writer.finish().unwrap();
     let recording = Recording::open(&path).unwrap();
     assert!(recording.complete());
-    assert!(matches!(recording.debug_info(&module_id()), Err(DebugInfoError::TooLarge { .. })));
+    assert!(matches!(recording.debug_info(&module_id()), Err(AttachmentError::TooLarge { .. })));
 }

@@ -26,6 +26,10 @@ pub struct CoreDump<'a> {
     pub instances: Vec<DumpInstance>,
     /// One stack for each thread.
     pub stacks: Vec<DumpStack>,
+    /// What its writer added in a section called `sandscope`.
+    pub added: Option<&'a [u8]>,
+    /// Whether bytes that are in no data segment are unknown; else they are zero, as engines leave zeroes out.
+    pub is_partial: bool,
     memories: Vec<DumpMemory<'a>>,
     globals: Vec<Option<u64>>,
     /// How many instances each module has.
@@ -96,6 +100,8 @@ impl<'a> CoreDump<'a> {
             modules: Vec::new(),
             instances: Vec::new(),
             stacks: Vec::new(),
+            added: None,
+            is_partial: false,
             memories: Vec::new(),
             globals: Vec::new(),
             uses: HashMap::new(),
@@ -171,6 +177,7 @@ impl<'a> CoreDump<'a> {
                             self.push(|dump| &mut dump.instances, DumpInstance { module, memories, globals });
                         }
                     }
+                    "sandscope" => self.added = Some(section.data()),
                     "corestack" => self.take_stack(&mut reader)?,
                     _ => {}
                 }
@@ -231,7 +238,7 @@ impl<'a> CoreDump<'a> {
             .get(instance as usize)
             .and_then(|instance| instance.memories.get(memory as usize))
             .and_then(|memory| self.memories.get(*memory as usize));
-        memory.is_some_and(|memory| memory.read(address, into))
+        memory.is_some_and(|memory| memory.read(address, into, self.is_partial))
     }
 
     /// The bits of an instance's global, by its index in the instance.
@@ -258,13 +265,17 @@ impl DumpMemory<'_> {
         });
     }
 
-    fn read(&self, address: u64, into: &mut [u8]) -> bool {
+    fn read(&self, address: u64, into: &mut [u8], is_partial: bool) -> bool {
         let Some(end) = address.checked_add(into.len() as u64).filter(|end| *end <= self.len) else {
             return false;
         };
         into.fill(0);
+        let mut known = if is_partial { address } else { end };
         let first = self.runs.partition_point(|(start, bytes)| start + bytes.len() as u64 <= address);
         for (start, bytes) in self.runs.iter().skip(first).take_while(|(start, _)| *start < end) {
+            if *start <= known {
+                known = known.max(start + bytes.len() as u64);
+            }
             // The part of the run that is asked for: one of the two differences is 0.
             let skip = usize::try_from(address.saturating_sub(*start)).unwrap_or(usize::MAX);
             let at = usize::try_from(start.saturating_sub(address)).unwrap_or(usize::MAX);
@@ -272,7 +283,7 @@ impl DumpMemory<'_> {
                 to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
             }
         }
-        true
+        known >= end
     }
 }
 

@@ -35,8 +35,7 @@ pub use demangle::demangle;
 pub use dump::{CoreDump, DumpFrame, DumpInstance, DumpStack};
 pub use error::{Note, SymbolError};
 pub use file::{FrameRef, Frames, Lookup, SymbolFile};
+pub use sandscope_frames::FrameTable;
 pub use sources::{References, Sources};
 pub use symbolizer::Symbolizer;
-pub use variables::{
-    DataSymbol, FrameGap, FrameTable, FrameVariables, Stopped, StoppedFrame, Value, Variable,
-};
+pub use variables::{DataSymbol, FrameGap, FrameVariables, Stopped, StoppedFrame, Value, Variable};

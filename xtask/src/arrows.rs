@@ -12,9 +12,10 @@ use serde_json::Value;
 const CRATES: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("proto", &["model"]),
-    ("symbols", &["model"]),
+    ("frames", &[]),
+    ("symbols", &["frames", "model"]),
     ("recording", &["proto", "model"]),
-    ("host", &["recording", "proto", "model"]),
+    ("host", &["recording", "proto", "frames", "model"]),
     ("collector", &["recording", "symbols", "proto", "model"]),
     ("tui", &["recording", "symbols", "proto", "model"]),
     ("cli", &["collector", "host", "tui", "recording", "symbols", "proto", "model"]),
@@ -51,6 +52,7 @@ const MODULES: &[(&str, &[&str], &str)] = &[
     ),
     ("model/src", &["std::fs", "std::net", "std::time::Instant"], "the model does no I/O and has no clock"),
     ("symbols/src", &["std::fs", "std::net"], "bytes in, frames out"),
+    ("frames/src", &["std::fs", "std::net"], "bytes in, frame sizes out"),
     ("host/src/sampler", &["wasmtime::"], "the sampler knows addresses, not modules"),
 ];
 

@@ -18,16 +18,20 @@ use crate::report::Symbols;
 /// Writes the recording in another format.
 pub fn export(args: &ExportArgs) -> Result<ExitCode, Problem> {
     let recording = Recording::open(&args.file).map_err(|error| Problem::usage(chain(&error)))?;
-    let symbols = Symbols::of(&recording, &Lookup::of_user());
-    for note in &symbols.notes {
-        eprintln!("sandscope: {}", sandscope_model::text::visible(note));
-    }
+    let symbols = || {
+        let symbols = Symbols::of(&recording, &Lookup::of_user());
+        for note in &symbols.notes {
+            eprintln!("sandscope: {}", sandscope_model::text::visible(note));
+        }
+        symbols
+    };
     let bytes = match args.to {
-        ExportFormat::Pprof => gzip(&export::pprof(&recording, &symbols)),
-        ExportFormat::Folded => Ok(export::folded(&recording, kind(args.kind), &symbols).into_bytes()),
-        ExportFormat::Firefox => firefox::profile(&recording, &symbols).and_then(|json| gzip(&json)),
+        ExportFormat::Coredump => Ok(core_dump(&recording)?),
+        ExportFormat::Pprof => gzip(&export::pprof(&recording, &symbols())),
+        ExportFormat::Folded => Ok(export::folded(&recording, kind(args.kind), &symbols()).into_bytes()),
+        ExportFormat::Firefox => firefox::profile(&recording, &symbols()).and_then(|json| gzip(&json)),
         ExportFormat::Perfetto => perfetto::trace(&recording),
-        ExportFormat::Otlp => otlp::lines(&recording, &symbols),
+        ExportFormat::Otlp => otlp::lines(&recording, &symbols()),
     };
     let bytes = bytes.map_err(|error| Problem::internal(format!("convert the recording: {error}")))?;
     if args.out == Path::new("-") {
@@ -39,6 +43,21 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Problem> {
         })?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The first core dump, and a word on others.
+fn core_dump(recording: &Recording) -> Result<Vec<u8>, Problem> {
+    let mut numbers = recording.core_dumps();
+    let missing = || {
+        Problem::usage(format!("export {}: it holds no core dump", recording.name()))
+            .next("`sandscope run --record FILE` writes one when the guest traps.")
+    };
+    let first = numbers.next().ok_or_else(missing)?;
+    let more = numbers.count();
+    if more > 0 {
+        eprintln!("sandscope: the recording holds {more} more core dumps; this is the first");
+    }
+    recording.core_dump(first).map_err(|error| Problem::usage(chain(&error)))?.ok_or_else(missing)
 }
 
 fn kind(kind: ExportKind) -> SampleKind {

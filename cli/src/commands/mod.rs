@@ -18,11 +18,11 @@ use std::path::PathBuf;
 use sandscope_host::Sandscope;
 use sandscope_host::runner::{Grants, Stdio};
 
-use crate::args::{Clock, Given, Identity, ModuleCache};
+use crate::args::{Clock, Given, Identity, Memory, ModuleCache};
 use crate::problem::{Problem, chain};
 
 /// Starts the instrumented host that the flags describe. Warnings go to stderr, each once.
-pub fn scope(identity: &Identity, cache: &ModuleCache) -> Result<Sandscope, Problem> {
+pub fn scope(identity: &Identity, cache: &ModuleCache, memory: Memory) -> Result<Sandscope, Problem> {
     let mut builder = Sandscope::builder()
         .service(&identity.service)
         .region(&identity.region)
@@ -31,6 +31,11 @@ pub fn scope(identity: &Identity, cache: &ModuleCache) -> Result<Sandscope, Prob
         .clock(match identity.clock {
             Clock::Cpu => sandscope_host::Clock::Cpu,
             Clock::Wall => sandscope_host::Clock::Wall,
+        })
+        .dumped_memory(match memory {
+            Memory::None => sandscope_host::DumpedMemory::None,
+            Memory::Stack => sandscope_host::DumpedMemory::Stack,
+            Memory::All => sandscope_host::DumpedMemory::All,
         })
         .interval(identity.interval)
         .metrics_facade(true)

@@ -14,7 +14,7 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode, Problem> {
         args.identity.workload.as_deref(),
         args.identity.workload_version.as_deref(),
     )?;
-    let scope = super::scope(&args.identity, &args.cache)?;
+    let scope = super::scope(&args.identity, &args.cache, args.memory)?;
     let guest = Runner::new(&scope)?.http(&file)?;
     let grants = super::grants(&args.given, vec![file.name.clone()]);
     let limits = ServeLimits {

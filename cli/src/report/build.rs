@@ -6,15 +6,20 @@ use sandscope_proto::otlp::{Point, PointValue};
 use sandscope_proto::recording as wire;
 use sandscope_recording::{MetricStream, Recording};
 
+use super::events::Events;
 use super::functions::Functions;
-use super::json::{Counts, Document, Host, Module, RecordingInfo, Samples, Trap, TrapFrame};
+use super::json::{Counts, Document, Host, Module, RecordingInfo, Samples, Trap, TrapFrame, Variable};
 use super::symbols::Symbols;
+use super::variables::Variables;
 use super::{memory, runtime, starts};
 use crate::lookup::Lookup;
 
 /// Everything that the report says, with the `top` functions and allocating stacks.
 pub(super) fn document(recording: &Recording, top: usize, lookup: &Lookup) -> Document {
     let symbols = Symbols::of(recording, lookup);
+    let variables = Variables::of(recording);
+    let mut notes: Vec<String> = more_traps(recording).into_iter().collect();
+    let mut events = Events::of(recording, &mut notes);
     let head = recording.head();
     let samples = Samples {
         cpu: counts(recording, SampleKind::Cpu),
@@ -61,9 +66,13 @@ pub(super) fn document(recording: &Recording, top: usize, lookup: &Lookup) -> Do
         traps: recording
             .traps()
             .iter()
-            .map(|trap| one_trap(trap, head.started_unix_nano, &symbols))
+            .enumerate()
+            .map(|(nth, trap)| Trap {
+                events: events.before(nth),
+                ..one_trap((nth, trap), head.started_unix_nano, &symbols, &variables)
+            })
             .collect(),
-        notes: more_traps(recording).into_iter().chain(symbols.notes).collect(),
+        notes: notes.into_iter().chain(symbols.notes).chain(variables.notes).collect(),
     }
 }
 
@@ -136,13 +145,22 @@ pub(super) fn describe(module: Option<&ModuleId>, offset: u64, symbols: &Symbols
     Some(symbols.at(module?, offset)?.iter().map(one).collect())
 }
 
-fn one_trap(trap: &wire::Trap, started: u64, symbols: &Symbols) -> Trap {
-    let frames = trap.frames.iter().flat_map(|frame| {
+fn one_trap(
+    (nth, trap): (usize, &wire::Trap),
+    started: u64,
+    symbols: &Symbols,
+    variables: &Variables,
+) -> Trap {
+    let frames = trap.frames.iter().enumerate().flat_map(|(at, frame)| {
         let module = ModuleId::parse(&frame.module_id);
         let known = module.as_ref().and_then(|module| symbols.at(module, frame.offset));
         let sources =
             known.map_or_else(|| vec![SourceFrame::by_index(frame.function)], |known| known.to_vec());
-        sources.into_iter().map(move |source| TrapFrame {
+        let found = variables.at(nth, at);
+        sources.into_iter().enumerate().map(move |(inside, source)| TrapFrame {
+            variables: found
+                .get(inside)
+                .map_or_else(Vec::new, |found| found.variables.iter().map(variable).collect()),
             function: source.function,
             file: source.file,
             line: source.line,
@@ -150,7 +168,6 @@ fn one_trap(trap: &wire::Trap, started: u64, symbols: &Symbols) -> Trap {
             inlined: source.inlined,
             module: module.as_ref().map(ToString::to_string),
             offset: frame.offset,
-            variables: Vec::new(),
         })
     });
     Trap {
@@ -161,6 +178,16 @@ fn one_trap(trap: &wire::Trap, started: u64, symbols: &Symbols) -> Trap {
         version: (!trap.workload_version.is_empty()).then(|| trap.workload_version.clone()),
         at_s: (started > 0).then(|| trap.time_unix_nano.saturating_sub(started) as f64 / 1e9),
         count: trap.count,
+        events: Vec::new(),
+    }
+}
+
+fn variable(variable: &sandscope_symbols::Variable) -> Variable {
+    Variable {
+        name: variable.name.clone(),
+        ty: variable.ty.clone(),
+        value: variable.value.text().map(str::to_owned),
+        status: variable.value.status(),
     }
 }
 

@@ -29,10 +29,6 @@ pub struct Document {
     pub notes: Vec<String>,
 }
 
-/// What no probe records yet: its arrays stay empty.
-#[derive(Debug, Serialize)]
-pub enum Never {}
-
 /// The file.
 #[derive(Debug, Serialize)]
 pub struct RecordingInfo {
@@ -270,6 +266,21 @@ pub struct Trap {
     pub at_s: Option<f64>,
     /// Traps with this code at this place.
     pub count: u64,
+    /// The last events before it that were recorded, oldest first.
+    pub events: Vec<Event>,
+}
+
+/// Something that happened before a trap.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// Seconds after the start of the recording: when it ended, or was counted.
+    pub at_s: f64,
+    /// `start`, `call`, `growth`, `gc` or `trap`.
+    pub kind: &'static str,
+    pub workload: String,
+    /// The call's name, the trap's code, how many growths or collections, how a start found its code.
+    pub what: String,
+    pub duration_s: Option<f64>,
 }
 
 /// A frame of a trap, innermost first; inlined ones are frames of their own.
@@ -283,7 +294,19 @@ pub struct TrapFrame {
     pub module: Option<String>,
     /// Whole-file byte offset.
     pub offset: u64,
-    pub variables: Vec<Never>,
+    pub variables: Vec<Variable>,
+}
+
+/// A variable of a frame, parameters first.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Variable {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub ty: String,
+    /// As its language writes it; `null` if it is not known.
+    pub value: Option<String>,
+    /// `ok`, `optimized-out`, or `not-recorded`.
+    pub status: &'static str,
 }
 
 /// A document as JSON. Names of guests may hold characters that terminals obey (C1 controls) or that

@@ -7,6 +7,7 @@
 //! ```
 
 mod build;
+mod events;
 mod functions;
 mod json;
 mod memory;
@@ -16,9 +17,11 @@ mod symbols;
 #[cfg(test)]
 mod tests;
 mod text;
+mod variables;
 
 pub use json::encode;
 pub use symbols::Symbols;
+pub use text::SourceLine;
 
 use sandscope_recording::Recording;
 
@@ -47,8 +50,8 @@ impl Report {
         encode(&self.document)
     }
 
-    /// For people: one screen, safe to print.
-    pub fn text(&self) -> String {
-        text::render(&self.name, &self.document)
+    /// For people: one screen, safe to print, with the lines of a trap's stack that `source` has.
+    pub fn text(&self, source: &SourceLine<'_>) -> String {
+        text::render(&self.name, &self.document, source)
     }
 }

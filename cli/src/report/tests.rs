@@ -136,7 +136,7 @@ fn inlined_functions_count_as_their_own() {
         json!({"cpu": {"count": 100, "dropped": 5, "hz": 99.0}, "wall": null, "alloc": null})
     );
 
-    let text = report.text();
+    let text = report.text(&|_, _| None);
     let line = format!("{}", inlined[0].line.unwrap());
     assert!(text.contains("cpu: 100 samples at 99 Hz, 5 more dropped"), "{text}");
     assert!(text.contains("60.0 %") && text.contains(&line), "{text}");
@@ -234,7 +234,7 @@ fn names_cannot_command_a_terminal() {
         writer.trap(&trap).unwrap();
     });
     let report = Report::new(&recording, 10, &Lookup::default());
-    let (text, encoded) = (report.text(), report.json().unwrap());
+    let (text, encoded) = (report.text(&|_, _| None), report.json().unwrap());
     for safe in [text.replace('\n', ""), encoded.clone()] {
         assert!(!safe.contains(|c: char| c.is_control() || c == '\u{202e}'), "{safe:?}");
     }
@@ -302,7 +302,7 @@ fn metrics_and_traps_are_told() {
     assert_eq!(trap["frames"][0]["function"], "wasm-function[3]");
     assert_eq!((&trap["frames"][0]["offset"], &trap["frames"][0]["line"]), (&json!(77), &Value::Null));
 
-    let text = report.text();
+    let text = report.text(&|_, _| None);
     for part in [
         "crash trapped 3 times, first after 2.50 s: out of bounds memory access",
         "memory of crash: peak 4.00 MiB",
@@ -324,7 +324,7 @@ fn deep_recursion_fits_a_screen() {
     });
     let report = Report::new(&recording, 10, &Lookup::default());
     assert_eq!(json(&report)["traps"][0]["frames"].as_array().unwrap().len(), 525);
-    let text = report.text();
+    let text = report.text(&|_, _| None);
     assert!(text.contains("20: wasm-function[3]  500 times"), "{text}");
     assert!(text.contains("… 10 frames …"), "{text}");
     assert!(text.lines().count() < 40, "{text}");
@@ -374,6 +374,6 @@ fn cold_starts_are_listed_one_by_one() {
     assert_eq!(starts[1]["cache"], "none");
     assert_eq!((&starts[2]["workload"], &starts[2]["count"]), (&json!("older"), &json!(2)));
     assert_eq!(starts[2]["phases"]["instantiate_s"], 0.004);
-    let text = report.text();
+    let text = report.text(&|_, _| None);
     assert!(text.contains("start of crash (cache hit): deserialize 160 µs, first call 22.0 µs"), "{text}");
 }

@@ -9,7 +9,7 @@ use sandscope_model::units;
 
 use super::json::{
     Allocation, Blocked, ColdStart, Counts, Document, Function, Gc, HostCall, Lock, Memory, Stack, Trap,
-    TrapFrame,
+    TrapFrame, Variable,
 };
 
 /// Places of a trap's stack that are printed at each end of it.
@@ -20,6 +20,9 @@ const TRAPS: usize = 3;
 
 /// Cold starts that are printed.
 const STARTS: usize = 10;
+
+/// Characters of a variable's value.
+const VALUE: usize = 160;
 
 /// Columns of a function's name and of its place.
 const NAME: usize = 56;
@@ -35,22 +38,25 @@ const CALLS: usize = 5;
 /// Frames of a lock's stack that are told of.
 const LOCK_FRAMES: usize = 6;
 
+/// A line of a source file, by the file as debug info names it and the line from 1; `None` if it is not at hand.
+pub type SourceLine<'a> = dyn Fn(&str, u32) -> Option<String> + 'a;
+
 /// Below this, shares are too rough to act on without saying so.
 const THIN: u64 = 400;
 
 /// The text.
-pub(super) fn render(name: &str, document: &Document) -> String {
+pub(super) fn render(name: &str, document: &Document, source: &SourceLine<'_>) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = write(&mut out, name, document);
+    let _ = write(&mut out, name, document, source);
     out
 }
 
-fn write(out: &mut String, name: &str, document: &Document) -> std::fmt::Result {
+fn write(out: &mut String, name: &str, document: &Document, source: &SourceLine<'_>) -> std::fmt::Result {
     header(out, name, document)?;
     for trap in document.traps.iter().take(TRAPS) {
         writeln!(out)?;
-        one_trap(out, trap)?;
+        one_trap(out, trap, source)?;
     }
     if let Some(more) = document.traps.len().checked_sub(TRAPS + 1) {
         writeln!(out, "\nand {} more traps: `--json` lists them", more + 1)?;
@@ -92,7 +98,7 @@ fn header(out: &mut String, name: &str, document: &Document) -> std::fmt::Result
     Ok(())
 }
 
-fn one_trap(out: &mut String, trap: &Trap) -> std::fmt::Result {
+fn one_trap(out: &mut String, trap: &Trap, source: &SourceLine<'_>) -> std::fmt::Result {
     let at = trap.at_s.map_or_else(String::new, |at| format!(" after {}", units::duration(at)));
     let words = trap.code.replace('_', " ");
     let times = if trap.count > 1 { format!(" {} times, first", trap.count) } else { String::new() };
@@ -121,7 +127,35 @@ fn one_trap(out: &mut String, trap: &Trap) -> std::fmt::Result {
             let column = run.frame.column.filter(|_| run.frame.line.is_some());
             let column = column.map_or_else(String::new, |column| format!(":{column}"));
             writeln!(out, "        at {}{line}{column}", visible(file))?;
+            if let Some(text) = run.frame.line.and_then(|line| source(file, line)) {
+                writeln!(out, "        > {}", start(&visible(text.trim()), VALUE))?;
+            }
         }
+        run.frame.variables.iter().try_for_each(|variable| one_variable(out, variable))?;
+    }
+    events(out, trap)
+}
+
+fn one_variable(out: &mut String, variable: &Variable) -> std::fmt::Result {
+    let value = match (&variable.value, variable.status) {
+        (Some(value), _) => start(&visible(value), VALUE),
+        (None, "not-recorded") => "<not recorded>".to_owned(),
+        (None, _) => "<optimized out>".to_owned(),
+    };
+    let ty = start(&visible(&variable.ty), NAME);
+    writeln!(out, "          {}: {ty} = {value}", visible(&variable.name))
+}
+
+/// The last of what came before a trap.
+fn events(out: &mut String, trap: &Trap) -> std::fmt::Result {
+    if !trap.events.is_empty() {
+        writeln!(out, "  before it:")?;
+    }
+    for event in &trap.events {
+        let took = event.duration_s.map_or_else(String::new, |took| format!(", {}", units::duration(took)));
+        let (at, workload, what) =
+            (units::duration(event.at_s), visible(&event.workload), visible(&event.what));
+        writeln!(out, "    {at:>9}  {} {workload}: {what}{took}", event.kind)?;
     }
     Ok(())
 }
@@ -135,9 +169,10 @@ struct Run<'a> {
 
 fn runs(frames: &[TrapFrame]) -> Vec<Run<'_>> {
     let place = |frame: &TrapFrame| (frame.module.clone(), frame.offset, frame.function.clone(), frame.line);
+    let same = |a: &TrapFrame, b: &TrapFrame| place(a) == place(b) && a.variables == b.variables;
     let mut out: Vec<Run<'_>> = Vec::new();
     for (depth, frame) in frames.iter().enumerate() {
-        match out.last_mut().filter(|run| place(run.frame) == place(frame)) {
+        match out.last_mut().filter(|run| same(run.frame, frame)) {
             Some(run) => run.times += 1,
             None => out.push(Run { depth, times: 1, frame }),
         }

@@ -34,6 +34,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::cache::CacheError;
 use crate::code::{Code, CodeView};
 use crate::cold::Start;
+use crate::dump::FrameSizes;
 use crate::engine::Doubt;
 use crate::export::{Exporter, Outgoing};
 use crate::sampler::Unavailable;
@@ -77,6 +78,8 @@ pub(crate) enum Command {
     Unobserved(usize, Doubt),
     /// A call trapped at a place where none did before.
     Trapped(Arc<TrapReport>),
+    /// The core dump of a call that trapped.
+    Dumped(Vec<u8>),
     /// Send what is left and end.
     Stop,
 }
@@ -93,6 +96,8 @@ pub(crate) struct NewCode {
     pub start: Arc<Start>,
     /// Whether its engine takes memories out of a pool.
     pub pooled: bool,
+    /// For core dumps.
+    pub frame_sizes: Arc<FrameSizes>,
 }
 
 /// Opens the recording and starts the thread.
@@ -267,6 +272,12 @@ impl Aggregator {
                     self.next_record = self.next_record.min(self.wrote + AFTER_TRAP);
                 }
             }
+            Command::Dumped(dump) => {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.core_dump(&dump);
+                    self.next_record = self.next_record.min(self.wrote + AFTER_TRAP);
+                }
+            }
             Command::Unsampled(reason) => {
                 if !std::mem::replace(&mut self.warned_of_engine, true) {
                     (self.settings.on_warning)(&Warning::Sampler(reason));
@@ -300,6 +311,8 @@ impl Aggregator {
         if self.recorder.is_none() && !offered {
             return;
         }
+        // Now rather than when it traps: then the file can go.
+        code.frame_sizes.get();
         let debug = code.bytes.as_deref().and_then(debug_info::compress);
         if let Some(recorder) = &mut self.recorder {
             recorder.module(code, debug.as_ref());

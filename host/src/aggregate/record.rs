@@ -26,6 +26,8 @@ pub(super) struct Recorder {
     writer: Option<Writer>,
     failure: Option<String>,
     last: u64,
+    /// Core dumps that were written.
+    dumps: u32,
     /// Starts that are not over.
     starting: Vec<Arc<Start>>,
 }
@@ -48,6 +50,7 @@ impl Recorder {
             writer: Some(writer),
             failure: None,
             last: started,
+            dumps: 0,
             starting: Vec::new(),
         })
     }
@@ -106,6 +109,15 @@ impl Recorder {
 
     pub(super) fn trap(&mut self, trap: &Trap) {
         self.write(|writer| writer.trap(trap));
+    }
+
+    /// Adds a core dump in the format of the tool conventions.
+    pub(super) fn core_dump(&mut self, dump: &[u8]) {
+        // Level 1, as for debug info: memory is mostly zeroes and repetition. It fails only without memory for it.
+        let Ok(packed) = zstd::bulk::compress(dump, 1) else { return };
+        let (number, now) = (self.dumps, unix_nanos(SystemTime::now()));
+        self.dumps += 1;
+        self.write(|writer| writer.core_dump(number, now, &packed));
     }
 
     pub(super) fn spans(&mut self, spans: &SpanBatch) {

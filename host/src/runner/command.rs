@@ -207,9 +207,12 @@ impl Command {
                 let mut store = component_store(loaded.engine(), &self.workload, grants)?;
                 let (result, mut span) = match pre.run(&self.workload, &mut store).await {
                     Ok(ran) => ran,
-                    Err(error) => return Ok(ended(&self.workload, &error)),
+                    Err(error) => return Ok(ended_in(&self.workload, &mut store, &error)),
                 };
                 span.peak_memory(store.data().probe.size());
+                if let Err(error) = &result {
+                    span.core_dump(&mut store, error);
+                }
                 Ok(match result {
                     Ok(Ok(())) => Ended::Exit(0),
                     Ok(Err(())) => Ended::Exit(1),
@@ -236,13 +239,16 @@ impl Command {
         let mut store = module_store(pre.module().engine(), &self.workload, grants, None)?;
         let instance = match instantiate(pre, &self.workload, &mut store).await {
             Ok(instance) => instance,
-            Err(error) => return Ok(ended(&self.workload, &error)),
+            Err(error) => return Ok(ended_in(&self.workload, &mut store, &error)),
         };
         let workload = self.workload.named(function);
         let function = instance.get_func(&mut store, function).ok_or_else(no_entry)?;
         let call = function.call_async(&mut store, &args, &mut results);
         let (result, mut span) = workload.request().call_async(call).await;
         span.peak_memory(store.data().probe.size());
+        if let Err(error) = &result {
+            span.core_dump(&mut store, error);
+        }
         Ok(match result {
             Ok(()) => Ended::Returned(results.iter().map(print).collect()),
             Err(error) => ended(&self.workload, &error),
@@ -316,12 +322,27 @@ pub(super) async fn start(
         let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
         let (result, mut span) = workload.request().call_async(start.call_async(&mut *store, ())).await;
         span.peak_memory(store.data().probe.size());
+        if let Err(error) = &result {
+            let running =
+                store.data().spawner.as_ref().map_or_else(Vec::new, |spawner| spawner.running_but(0));
+            span.core_dump_among(&mut *store, error, &running);
+        }
         result
     };
     Ok(match result.await {
         Ok(()) => Ended::Exit(0),
-        Err(error) => ended(workload, &error),
+        Err(error) => ended_in(workload, store, &error),
     })
+}
+
+/// [`ended`], with the core dump of a failure that no call had, such as of an instantiation.
+pub(super) fn ended_in<T: 'static>(
+    workload: &Workload,
+    store: &mut Store<T>,
+    error: &wasmtime::Error,
+) -> Ended {
+    workload.core_dump(store, error, "main", &[]);
+    ended(workload, error)
 }
 
 /// How a call that returned an error ended.

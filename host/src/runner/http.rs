@@ -229,6 +229,9 @@ impl HttpGuest {
         };
         span.http(method.as_str(), Some(status));
         span.peak_memory(store.data().probe.size());
+        if let Err(error) = &result {
+            span.core_dump(&mut *store, error);
+        }
         drop(span);
         result?;
         instance.served += 1;

@@ -3,8 +3,9 @@
 //! Each thread is an instance of the module in a store and on a thread of its own; all import the same
 //! memory. A trap in any of them ends the guest.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::{Caller, ExternType, InstancePre, Linker, Module, Result, SharedMemory, Store};
@@ -32,6 +33,8 @@ pub(super) struct Spawner {
     grants: Grants,
     next_id: AtomicI32,
     running: AtomicI32,
+    /// Their ids.
+    ids: Mutex<BTreeSet<i32>>,
     /// Where the end of a thread that ends the guest is told.
     ended: mpsc::Sender<Ended>,
 }
@@ -79,6 +82,7 @@ impl SharedGuest {
             grants: grants.clone(),
             next_id: AtomicI32::new(1),
             running: AtomicI32::new(0),
+            ids: Mutex::default(),
             ended,
         });
         let (done, main) = oneshot::channel();
@@ -139,8 +143,10 @@ impl Spawner {
             return -1;
         }
         let spawner = Arc::clone(self);
-        let started = on_thread(format!("guest-{id}"), move || async move {
+        let started = on_thread(name(id), move || async move {
+            spawner.ids().insert(id);
             let result = spawner.workload.thread_async(spawner.thread(id, arg)).await;
+            spawner.ids().remove(&id);
             spawner.running.fetch_sub(1, Ordering::Relaxed);
             if let Err(error) = result {
                 // The first end is the guest's; what the others say after it is of no interest.
@@ -160,10 +166,31 @@ impl Spawner {
         let mut store =
             module_store(self.pre.module().engine(), &self.workload, &self.grants, Some(Arc::clone(self)))
                 .map_err(|error| wasmtime::Error::msg(error.to_string()))?;
-        let instance = self.pre.instantiate_async(&mut store).await?;
-        let entry = instance.get_typed_func::<(i32, i32), ()>(&mut store, "wasi_thread_start")?;
-        entry.call_async(&mut store, (id, arg)).await
+        let run = async {
+            let instance = self.pre.instantiate_async(&mut store).await?;
+            let entry = instance.get_typed_func::<(i32, i32), ()>(&mut store, "wasi_thread_start")?;
+            entry.call_async(&mut store, (id, arg)).await
+        };
+        let result = run.await;
+        if let Err(error) = &result {
+            self.workload.core_dump(&mut store, error, &name(id), &self.running_but(id));
+        }
+        result
     }
+
+    fn ids(&self) -> std::sync::MutexGuard<'_, BTreeSet<i32>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names of the threads that run beside one, by their ids; 0 is the main thread.
+    pub(super) fn running_but(&self, trapped: i32) -> Vec<String> {
+        let ids = self.ids();
+        std::iter::once(0).chain(ids.iter().copied()).filter(|id| *id != trapped).map(name).collect()
+    }
+}
+
+fn name(id: i32) -> String {
+    if id == 0 { "main".to_owned() } else { format!("guest-{id}") }
 }
 
 /// Runs a future on a new thread with a small runtime of its own: guests block in waits.

@@ -254,3 +254,59 @@ pub struct BlockedCall {
     #[prost(message, repeated, tag = "5")]
     pub stack: ::prost::alloc::vec::Vec<TrapFrame>,
 }
+/// What a core dump of the tool conventions has no place for: the custom section `sandscope` of the dump.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CoreDump {
+    /// Format version of this message; readers refuse a larger one.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(fixed64, tag = "2")]
+    pub time_unix_nano: u64,
+    #[prost(string, tag = "3")]
+    pub workload: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub workload_version: ::prost::alloc::string::String,
+    /// As in Trap.
+    #[prost(string, tag = "5")]
+    pub code: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub message: ::prost::alloc::string::String,
+    /// The call that trapped; empty if it had none.
+    #[prost(bytes = "vec", tag = "7")]
+    pub trace_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "8")]
+    pub span_id: ::prost::alloc::vec::Vec<u8>,
+    /// Name and version.
+    #[prost(string, tag = "9")]
+    pub engine: ::prost::alloc::string::String,
+    /// The module or component that all frames are of.
+    #[prost(string, tag = "10")]
+    pub module_id: ::prost::alloc::string::String,
+    /// What was to be recorded of memories: `none`, `stack` or `all`. Bytes outside of data segments were zero only
+    /// with `all`, and only if `left_out_bytes` is 0; else they are unknown.
+    #[prost(string, tag = "11")]
+    pub memory: ::prost::alloc::string::String,
+    /// Bytes of memories that are not in the dump.
+    #[prost(uint64, tag = "12")]
+    pub left_out_bytes: u64,
+    /// Further frames were cut.
+    #[prost(bool, tag = "13")]
+    pub frames_cut: bool,
+    /// Those with a stack first, in the order of the stacks.
+    #[prost(message, repeated, tag = "14")]
+    pub threads: ::prost::alloc::vec::Vec<CoreThread>,
+    /// What each function does to its stack pointer, read from the code of the module or component.
+    #[prost(bytes = "vec", tag = "15")]
+    pub frame_sizes: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CoreThread {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// `trapped`, or `running`: not stopped, so without a stack.
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+    /// For each frame, innermost first, the whole-file byte offset of the instruction; 0 is unknown.
+    #[prost(uint64, repeated, tag = "3")]
+    pub offsets: ::prost::alloc::vec::Vec<u64>,
+}

@@ -3,11 +3,9 @@
 
 mod aggregate;
 mod entries;
-mod frame_table;
 mod location;
 mod object;
 mod print;
-mod prologue;
 mod scalar;
 mod scope;
 mod statics;
@@ -22,10 +20,10 @@ use std::fmt;
 use std::rc::Rc;
 
 use gimli::AttributeValue;
+use sandscope_frames::FrameTable;
 use sandscope_model::SourceFrame;
 
 use entries::{Entries, Entry};
-pub use frame_table::FrameTable;
 use location::{Context, Frame};
 use object::{Memory, Missing, Object};
 use print::Printer;

@@ -9,8 +9,8 @@
 
 use std::collections::HashMap;
 
-use super::frame_table::{FrameTable, ModuleFrames};
-use super::prologue::{Frame, FrameKind};
+use sandscope_frames::{Frame, FrameKind, FrameTable, ModuleFrames};
+
 use super::stopped::{Stopped, StoppedFrame};
 use crate::file::SymbolFile;
 

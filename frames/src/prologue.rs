@@ -1,5 +1,5 @@
 //! Frame sizes read from code: what a function does to the stack pointer of linear memory, which LLVM keeps in a
-//! global. Where frames lie then is decided in `unwind.rs`.
+//! global. Where frames lie then is for readers of dumps to say.
 //!
 //! ```text
 //! (func … global.get $sp  i32.const 32  i32.sub  local.tee 3  global.set $sp  …  local.get 3  i32.const 32  i32.add  global.set $sp)
@@ -14,7 +14,8 @@ use wasmparser::{FunctionBody, Operator};
 
 /// How a function makes its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Frame {
+pub struct Frame {
+    /// In which of the ways.
     pub kind: FrameKind,
     /// Bytes below the pointer at entry, before any alignment.
     pub size: u32,
@@ -24,8 +25,9 @@ pub(crate) struct Frame {
     pub ready: u32,
 }
 
+/// What a function does to the stack pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FrameKind {
+pub enum FrameKind {
     /// The global points to the frame while the function runs.
     Fixed,
     /// A leaf that leaves the global where it was.
@@ -52,7 +54,7 @@ enum Value {
 }
 
 /// Follows a function from its start to its end: its frame, if it has one, and where it has left it.
-pub(super) fn follow(body: &FunctionBody<'_>, pointer: u32) -> (Option<Frame>, Vec<(u32, u32)>) {
+pub(crate) fn follow(body: &FunctionBody<'_>, pointer: u32) -> (Option<Frame>, Vec<(u32, u32)>) {
     let start = body.range().start;
     let mut follower = Follower { pointer, ..Follower::default() };
     let Ok(mut operators) = body.get_operators_reader() else { return (Some(DYNAMIC), Vec::new()) };

@@ -7,8 +7,8 @@ use wasmparser::{
     ExternalKind, FunctionBody, Imports, KnownCustom, Name, Operator, Parser, Payload, TypeRef,
 };
 
-use super::prologue::{Frame, FrameKind, follow};
-use crate::limits::{MAX_FUNCTIONS, MAX_MODULES, MAX_NESTING};
+use crate::prologue::{Frame, FrameKind, follow};
+use crate::{MAX_FUNCTIONS, MAX_MODULES, MAX_NESTING};
 
 const POINTER_NAME: &str = "__stack_pointer";
 const VERSION: u8 = 1;
@@ -25,7 +25,7 @@ pub struct FrameTable {
 
 /// The frames of one core module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ModuleFrames {
+pub struct ModuleFrames {
     /// Where in the file the Code section's content starts.
     code_start: u64,
     /// Index of the global that holds the stack pointer.
@@ -34,10 +34,30 @@ pub(crate) struct ModuleFrames {
     pub top: Option<u64>,
     /// Memory 0 is shared: engines leave it out of core dumps, and another one takes its place.
     pub shared_memory: bool,
+    /// Its globals.
+    pub globals: Space,
+    /// Its memories.
+    pub memories: Space,
     /// Functions with a frame by the address of their body, ascending.
     frames: Vec<(u32, Frame)>,
     /// Where functions have left their frames but still do something: start and end addresses, ascending.
     left: Vec<(u32, u32)>,
+}
+
+/// How many items of a kind a module has. Imported ones come first in its index space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// From elsewhere.
+    pub imported: u32,
+    /// Its own.
+    pub defined: u32,
+}
+
+impl Space {
+    /// The index that the next item gets.
+    fn next(self) -> u32 {
+        self.imported.saturating_add(self.defined)
+    }
 }
 
 impl FrameTable {
@@ -80,6 +100,10 @@ impl FrameTable {
             put(optional(module.pointer.map(u64::from)));
             put(optional(module.top));
             put(u64::from(module.shared_memory));
+            for Space { imported, defined } in [module.globals, module.memories] {
+                put(u64::from(imported));
+                put(u64::from(defined));
+            }
             put(module.frames.len() as u64);
             let mut before = 0;
             for (body, frame) in &module.frames {
@@ -108,6 +132,10 @@ impl FrameTable {
             return None;
         }
         let mut reader = wasmparser::BinaryReader::new(rest, 0);
+        let space = |reader: &mut wasmparser::BinaryReader<'_>| {
+            let (imported, defined) = (reader.read_var_u32().ok()?, reader.read_var_u32().ok()?);
+            Some(Space { imported, defined })
+        };
         let mut modules = Vec::new();
         for _ in 0..reader.read_var_u64().ok()? {
             let mut module = ModuleFrames {
@@ -115,6 +143,8 @@ impl FrameTable {
                 pointer: reader.read_var_u64().ok()?.checked_sub(1).map(u32::try_from).transpose().ok()?,
                 top: reader.read_var_u64().ok()?.checked_sub(1),
                 shared_memory: reader.read_var_u64().ok()? != 0,
+                globals: space(&mut reader)?,
+                memories: space(&mut reader)?,
                 frames: Vec::new(),
                 left: Vec::new(),
             };
@@ -145,10 +175,16 @@ impl FrameTable {
     }
 
     /// The frames of the core module whose code starts there, if its code was read.
-    pub(crate) fn module(&self, code_start: u64) -> Option<&ModuleFrames> {
+    pub fn module(&self, code_start: u64) -> Option<&ModuleFrames> {
         let at = self.modules.binary_search_by_key(&code_start, |module| module.code_start).ok()?;
         // A module none of whose functions has a frame was blanked, or has nothing to find in frames.
         self.modules.get(at).filter(|module| !module.frames.is_empty())
+    }
+
+    /// The core module whose code is around an offset in the file, if the offset is one of code.
+    pub fn module_around(&self, offset: u64) -> Option<&ModuleFrames> {
+        let at = self.modules.partition_point(|module| module.code_start <= offset).checked_sub(1)?;
+        self.modules.get(at)
     }
 }
 
@@ -201,9 +237,6 @@ struct Walk<'a> {
 struct Open<'a> {
     frames: ModuleFrames,
     has_code: bool,
-    memories: u32,
-    /// Imported globals so far, and then all.
-    globals: u32,
     /// Initial values of the module's own globals, by index.
     initial: HashMap<u32, u64>,
     bodies: Vec<FunctionBody<'a>>,
@@ -262,6 +295,7 @@ impl<'a> Open<'a> {
             Payload::MemorySection(memories) => {
                 for memory in memories {
                     self.memory(memory?.shared);
+                    self.frames.memories.defined += 1;
                 }
             }
             Payload::GlobalSection(globals) => {
@@ -274,9 +308,9 @@ impl<'a> Open<'a> {
                     };
                     let is_candidate = global.ty.mutable && self.initial.len() < MAX_POINTERS;
                     if let (true, Some(value)) = (is_candidate, value) {
-                        self.initial.insert(self.globals, value);
+                        self.initial.insert(self.frames.globals.next(), value);
                     }
-                    self.globals += 1;
+                    self.frames.globals.defined += 1;
                 }
             }
             Payload::ExportSection(exports) => {
@@ -313,20 +347,22 @@ impl<'a> Open<'a> {
         match ty {
             TypeRef::Global(_) => {
                 if name == POINTER_NAME {
-                    self.frames.pointer = Some(self.globals);
+                    self.frames.pointer = Some(self.frames.globals.next());
                 }
-                self.globals += 1;
+                self.frames.globals.imported += 1;
             }
-            TypeRef::Memory(memory) => self.memory(memory.shared),
+            TypeRef::Memory(memory) => {
+                self.memory(memory.shared);
+                self.frames.memories.imported += 1;
+            }
             _ => {}
         }
     }
 
     fn memory(&mut self, shared: bool) {
-        if self.memories == 0 {
+        if self.frames.memories.next() == 0 {
             self.frames.shared_memory = shared;
         }
-        self.memories += 1;
     }
 
     fn finish(mut self) -> ModuleFrames {
