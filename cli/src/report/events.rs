@@ -18,16 +18,22 @@ const SLACK: u64 = 1_000_000;
 
 /// The last events before each trap.
 pub(super) struct Events {
-    /// By trap: its time, and what came before by time and the order in which it was found.
-    of: Vec<(u64, BTreeMap<(u64, u64), Event>)>,
+    of: Vec<Before>,
     started: u64,
     found: u64,
+}
+
+/// What came before one trap.
+struct Before {
+    trapped: u64,
+    /// By time, and the order in which they were found.
+    events: BTreeMap<(u64, u64), Event>,
 }
 
 impl Events {
     pub fn of(recording: &Recording, notes: &mut Vec<String>) -> Self {
         let traps = recording.traps().iter().take(TRAPS);
-        let of = traps.map(|trap| (trap.time_unix_nano, BTreeMap::new())).collect::<Vec<_>>();
+        let of = traps.map(|trap| Before { trapped: trap.time_unix_nano, events: BTreeMap::new() }).collect();
         let mut out = Self { of, started: recording.head().started_unix_nano, found: 0 };
         if out.of.is_empty() || out.started == 0 {
             return out;
@@ -87,7 +93,7 @@ impl Events {
         };
         // A trap is not told of as what came before itself.
         let is_before = |trapped: u64| if kind == "trap" { time < trapped } else { time <= trapped + SLACK };
-        for (_, events) in self.of.iter_mut().filter(|(trapped, _)| is_before(*trapped)) {
+        for Before { events, .. } in self.of.iter_mut().filter(|before| is_before(before.trapped)) {
             events.insert((time, self.found), event.clone());
             if events.len() > EVENTS {
                 events.pop_first();
@@ -97,8 +103,8 @@ impl Events {
 
     /// What came before a trap, oldest first.
     pub fn before(&mut self, trap: usize) -> Vec<Event> {
-        self.of
-            .get_mut(trap)
-            .map_or_else(Vec::new, |(_, events)| std::mem::take(events).into_values().collect())
+        let events =
+            self.of.get_mut(trap).map(|before| std::mem::take(&mut before.events)).unwrap_or_default();
+        events.into_values().collect()
     }
 }
