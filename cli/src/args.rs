@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use sandscope_host::Trigger;
 
 /// Observability and debugging for sandboxed (WebAssembly) workloads.
 #[derive(Debug, Parser)]
@@ -26,6 +27,9 @@ pub enum Command {
     /// Serve a wasi:http component, instrumented.
     #[command(after_help = "Example:\n  sandscope serve --addr 127.0.0.1:8080 session.wasm")]
     Serve(ServeArgs),
+    /// Have a running host record a workload.
+    #[command(after_help = "Example:\n  sandscope capture --workload session --for 10s -o session.mcap")]
+    Capture(CaptureArgs),
     /// Start a collector.
     #[command(after_help = "Example:\n  sandscope collect --otlp-listen 127.0.0.1:4317")]
     Collect(CollectArgs),
@@ -177,10 +181,28 @@ pub struct RecoverArgs {
     pub overwrite: bool,
 }
 
+/// What the host records by itself, and for whom.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Flight {
+    /// When a guest traps, write a recording of the last 30 s before it to this directory, which nobody else may
+    /// write to.
+    #[arg(long, value_name = "DIR")]
+    pub recordings: Option<PathBuf>,
+    /// Write one for this reason too: call>2s, call>p99*5, memory>90%, gc>100ms or lock>100ms. May be given
+    /// several times.
+    #[arg(long = "trigger", value_name = "CONDITION")]
+    pub triggers: Vec<Trigger>,
+    /// Let this user ask for recordings over a socket at this path; see sandscope capture.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub struct RunArgs {
     #[command(flatten)]
     pub identity: Identity,
+    #[command(flatten)]
+    pub flight: Flight,
     #[command(flatten)]
     pub cache: ModuleCache,
     #[command(flatten)]
@@ -200,6 +222,12 @@ pub struct RunArgs {
 pub struct ServeArgs {
     #[command(flatten)]
     pub identity: Identity,
+    #[command(flatten)]
+    pub flight: Flight,
+    /// Write no recordings. Without --recordings they go to sandscope/recordings in XDG_STATE_HOME or
+    /// ~/.local/state.
+    #[arg(long, conflicts_with_all = ["recordings", "triggers"])]
+    pub no_recordings: bool,
     #[command(flatten)]
     pub cache: ModuleCache,
     #[command(flatten)]
@@ -225,6 +253,38 @@ pub struct ServeArgs {
     pub max_body: usize,
     /// The guest.
     pub component: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CaptureArgs {
+    /// Name of the workload; all its versions are recorded.
+    #[arg(long, value_name = "NAME")]
+    pub workload: String,
+    /// How long, up to 10 minutes.
+    #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = capture_time)]
+    pub duration: Duration,
+    /// Samples per second of CPU time and thread. A host that runs keeps its own rate, and the command says so.
+    #[arg(long)]
+    pub hz: Option<f64>,
+    /// What of the guest's memory the recording may hold.
+    #[arg(long, value_enum, default_value_t = CaptureMemory::None)]
+    pub memory: CaptureMemory,
+    /// The host's process, if there are several.
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// The host's socket; by default the one in XDG_RUNTIME_DIR/sandscope.
+    #[arg(long, value_name = "PATH", conflicts_with = "pid")]
+    pub socket: Option<PathBuf>,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// What of a guest's memory a capture holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CaptureMemory {
+    /// Nothing.
+    None,
 }
 
 #[derive(Debug, Args)]
@@ -458,8 +518,7 @@ pub struct DemoHostArgs {
 /// home, or with one that has no name in Unicode.
 fn default_cache() -> Option<&'static str> {
     static DEFAULT: LazyLock<Option<String>> = LazyLock::new(|| {
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+        let cache = user_directory("XDG_CACHE_HOME", ".cache")?;
         cache.join("sandscope/modules").into_os_string().into_string().ok()
     });
     DEFAULT.as_deref()
@@ -474,6 +533,23 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
         Err("whoever can reach it may change debug info: it has to be of this machine, such as 127.0.0.1"
             .into())
     }
+}
+
+/// Where recordings go by default: the user's state directory, with a folder of ours. `None` without a home.
+pub fn default_recordings() -> Option<PathBuf> {
+    Some(user_directory("XDG_STATE_HOME", ".local/state")?.join("sandscope/recordings"))
+}
+
+/// A directory of the XDG Base Directory Specification: the variable's, or this folder at home.
+fn user_directory(variable: &str, at_home: &str) -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute(variable).or_else(|| Some(absolute("HOME")?.join(at_home)))
+}
+
+fn capture_time(text: &str) -> Result<Duration, String> {
+    let most = sandscope_host::capture::MAX_DURATION;
+    let duration = duration(text)?;
+    if duration <= most { Ok(duration) } else { Err(format!("it can be {most:?} at most")) }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

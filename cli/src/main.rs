@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => commands::run::run(&args),
         Command::Serve(args) => commands::serve::serve(&args),
+        Command::Capture(args) => commands::capture::capture(&args),
         Command::Collect(args) => commands::collect::collect(&args),
         Command::Top(args) => commands::ui::top(&args),
         Command::Open(args) => commands::ui::open(&args),

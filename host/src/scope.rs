@@ -1,7 +1,7 @@
 //! The face of the library: one builder, one handle, and what both the handle and the aggregator share.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +19,7 @@ use crate::clock;
 use crate::code::CodeRegistry;
 use crate::dump::{DumpedMemory, Dumps};
 use crate::engine::{self, Doubt, Traits};
+use crate::flight::Recordings;
 use crate::pool::Pools;
 use crate::sampler::{self, Unavailable};
 use crate::span::{self, SpanRecord};
@@ -89,6 +90,25 @@ pub enum Warning {
     Allocations(String),
     /// Compiled modules are not cached, or not all of them: each start compiles.
     Cache(CacheError),
+    /// The flight recorder could not write a recording, or has nowhere to.
+    Recordings {
+        /// Where they go.
+        directory: PathBuf,
+        /// What the file system said.
+        reason: String,
+    },
+    /// Something that would have made a recording made none, because there were enough of its kind or of all.
+    RecordingsSuppressed {
+        /// What it was.
+        trigger: String,
+    },
+    /// Nobody can ask for a capture.
+    Socket {
+        /// Where the socket should be.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -102,6 +122,18 @@ impl fmt::Display for Warning {
             }
             Self::Allocations(reason) => f.write_str(reason),
             Self::Cache(reason) => write!(f, "compiled modules are not cached: failed to {reason}"),
+            Self::Recordings { directory, reason } => {
+                write!(f, "no recording in {}: {reason}", directory.display())
+            }
+            Self::RecordingsSuppressed { trigger } => {
+                write!(
+                    f,
+                    "no further recording of {trigger}: there is one per reason in 10 minutes, and 20 an hour"
+                )
+            }
+            Self::Socket { path, reason } => {
+                write!(f, "nobody can ask for captures at {}: {reason}", path.display())
+            }
             Self::Sampler(reason) => write!(f, "no samples: {reason}"),
             Self::HostStacks(reason) => write!(f, "samples in host code have no guest stack: {reason}"),
             Self::Runtime(reason) => write!(f, "locks and garbage collection are not seen: {reason}"),
@@ -126,6 +158,9 @@ pub enum Clock {
     Wall,
 }
 
+/// Is given a recording's path and why it was made.
+type OnRecording = Box<dyn Fn(&Path, &str) + Send + Sync>;
+
 /// Settings of an instrumented host. Everything has a default.
 pub struct Builder {
     pub(crate) resource: Resource,
@@ -139,6 +174,9 @@ pub struct Builder {
     pub(crate) cache: Option<PathBuf>,
     pub(crate) cache_limit: u64,
     pub(crate) dumped: DumpedMemory,
+    pub(crate) recordings: Option<Recordings>,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) on_recording: OnRecording,
     pub(crate) on_warning: Box<dyn Fn(&Warning) + Send + Sync>,
 }
 
@@ -222,6 +260,26 @@ impl Builder {
     /// What core dumps of traps may hold of guests' memories; they are part of the recording. Default nothing.
     pub fn dumped_memory(mut self, memory: DumpedMemory) -> Self {
         self.dumped = memory;
+        self
+    }
+
+    /// Keeps the last seconds of every workload in memory and records them when a guest traps or a trigger is met.
+    /// Default off.
+    pub fn recordings(mut self, recordings: Recordings) -> Self {
+        self.recordings = Some(recordings);
+        self
+    }
+
+    /// Lets this user ask for recordings over a socket at this path: `sandscope capture`, or [`crate::capture`].
+    /// Nobody else can write to its directory, which is created if need be. Default none.
+    pub fn capture_socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.socket = Some(path.into());
+        self
+    }
+
+    /// Called, on the aggregator's thread, with each recording that the flight recorder made, and why.
+    pub fn on_recording(mut self, made: impl Fn(&Path, &str) + Send + Sync + 'static) -> Self {
+        self.on_recording = Box::new(made);
         self
     }
 
@@ -376,6 +434,9 @@ impl Sandscope {
             cache: None,
             cache_limit: DEFAULT_LIMIT,
             dumped: DumpedMemory::None,
+            recordings: None,
+            socket: None,
+            on_recording: Box::new(|_, _| ()),
             on_warning: Box::new(|_| ()),
         }
     }

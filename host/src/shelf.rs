@@ -5,7 +5,7 @@
 //! The file is the user's alone and has no path. Where the temporary folder takes no such file, debug info is
 //! kept in memory, and less of it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -24,7 +24,8 @@ pub(crate) struct Shelf {
     file: Option<Arc<File>>,
     opened: bool,
     used: u64,
-    known: HashSet<ModuleId>,
+    /// `None` for what found no room.
+    known: HashMap<ModuleId, Option<Kept>>,
 }
 
 /// Something on the shelf.
@@ -43,12 +44,22 @@ enum Place {
 impl Shelf {
     /// Whether a module was put here, or found no room.
     pub(crate) fn knows(&self, id: &ModuleId) -> bool {
-        self.known.contains(id)
+        self.known.contains_key(id)
+    }
+
+    /// A module's debug info, if it was put here and found room.
+    pub(crate) fn get(&self, id: &ModuleId) -> Option<&Kept> {
+        self.known.get(id)?.as_ref()
     }
 
     /// Keeps a module's debug info; `None` if there is no room for it.
     pub(crate) fn put(&mut self, id: &ModuleId, data: &Bytes) -> Option<Kept> {
-        self.known.insert(id.clone());
+        let kept = self.place(data);
+        self.known.insert(id.clone(), kept.clone());
+        kept
+    }
+
+    fn place(&mut self, data: &Bytes) -> Option<Kept> {
         if !std::mem::replace(&mut self.opened, true) {
             self.file = unnamed().ok().map(Arc::new);
         }

@@ -111,8 +111,8 @@ impl Places {
         Self { slots, reports: Bucket::new(REPORTS) }
     }
 
-    /// Counts a trap. True if it is the first of its place and a report of it should be made: at most ten a
-    /// second of all places.
+    /// Counts a trap. True if it is the first of its place, or the first since [`Self::forget`], and a report of
+    /// it should be made: at most twenty a second of all places.
     pub(crate) fn count(&self, trap: Trap, rewritten: Option<&Rewritten>, error: &wasmtime::Error) -> bool {
         let frames = error.downcast_ref::<WasmBacktrace>().map_or(&[][..], WasmBacktrace::frames);
         let innermost = frames.iter().find_map(|frame| original_offset(frame, rewritten));
@@ -130,12 +130,23 @@ impl Places {
         })
     }
 
+    /// Has the next trap at a place reported again.
+    pub(crate) fn forget(&self, code: &str, offset: u64) {
+        if let Some(slot) = self.find(code, offset) {
+            slot.told.store(false, Relaxed);
+        }
+    }
+
     pub(crate) fn refill(&self, ticks: u32) {
         self.reports.refill(ticks);
     }
 
     /// How often a report's place was trapped at so far.
     pub(crate) fn times(&self, code: &str, offset: u64) -> u64 {
+        self.find(code, offset).map_or(0, |slot| slot.count.load(Relaxed))
+    }
+
+    fn find(&self, code: &str, offset: u64) -> Option<&Slot> {
         let same = |slot: &&Slot| {
             let key = slot.key.load(Relaxed);
             key & ((1 << OFFSET_BITS) - 1) == offset
@@ -144,7 +155,7 @@ impl Places {
                     .and_then(|code| Trap::from_u8(code as u8))
                     .is_some_and(|trap| trap_code(trap) == code)
         };
-        self.slots.iter().find(same).map_or(0, |slot| slot.count.load(Relaxed))
+        self.slots.iter().find(same)
     }
 }
 

@@ -223,6 +223,12 @@ impl Figures {
         Some(self.delay_ns.load(Relaxed)).filter(|ns| *ns != UNKNOWN)
     }
 
+    /// How full the memory is that its live instances may have, 0 to 1; `None` if nothing limits it.
+    pub(crate) fn memory_share(&self) -> Option<f64> {
+        let limit = self.memory_limit.load(Relaxed);
+        (limit > 0).then(|| self.memory.load(Relaxed) as f64 / limit as f64)
+    }
+
     /// Counts a growth of a memory that stores share, or that it is gone.
     pub(crate) fn shared_resized(&self, growth: i64, size: i64) {
         self.memory.fetch_add(growth, Relaxed);

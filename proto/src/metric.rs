@@ -144,6 +144,9 @@ metrics! {
     SpansDropped = "sandscope.spans.dropped", Counter, "{span}";
     /// Export requests, by `signal` and `outcome` (ok, failed, dropped).
     Exports = "sandscope.exports", Counter, "{request}";
+    /// Recordings of the flight recorder, by `outcome` (written, suppressed: there were enough, evicted: made room for
+    /// others, failed).
+    Recordings = "sandscope.recordings", Counter, "{recording}";
 }
 
 impl Metric {
@@ -161,7 +164,8 @@ pub mod attribute {
     pub const WORKLOAD_VERSION: &str = "wasm.workload.version";
     /// Trap code, as the engine names it in snake case.
     pub const TRAP_CODE: &str = "wasm.trap.code";
-    /// `ok`, `error` or `trap` of a call; `ok` or `error` of a host call; `ok` or `failed` of an export.
+    /// `ok`, `error` or `trap` of a call; `ok` or `error` of a host call; `ok` or `failed` of an export; `written`,
+    /// `suppressed`, `evicted` or `failed` of a recording.
     pub const OUTCOME: &str = "outcome";
     /// Host function: module and name of the import with `#` between them, or what the embedder calls it;
     /// `other` for those beyond 50 of a workload.

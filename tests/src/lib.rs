@@ -39,6 +39,7 @@ pub fn sandscope(args: &[&str]) -> Command {
     command.args(args);
     command.env("XDG_CACHE_HOME", binary.with_file_name("test-cache"));
     command.env("XDG_DATA_HOME", binary.with_file_name("test-data"));
+    command.env("XDG_STATE_HOME", binary.with_file_name("test-state")).env_remove("XDG_RUNTIME_DIR");
     for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME", "SANDSCOPE_REGION"] {
         command.env_remove(name);
     }

@@ -184,7 +184,9 @@ fn a_planted_slow_down_is_found() {
     let [base, slow] = record(dir.path(), &[3000, 6000], 600_000).try_into().unwrap();
     let (base, slow) = (Blocks::of(&[&base]), Blocks::of(&[&slow]));
     let (wrong, right, same) = judge(&base, &slow, 3, 4000);
-    assert_eq!((wrong, right, same), (0, 3, 0), "wrongly changed, rightly found, wrongly the same");
+    assert_eq!((right, same), (3, 0), "slow-downs found, thin ones called the same");
+    // One pair in a hundred is called changed by design.
+    assert!(wrong <= 1, "{wrong} of 3 equal pairs are called changed");
 }
 
 /// The promise: of 100 pairs of 30,000 samples a side.

@@ -1,6 +1,7 @@
 //! One file per command; what they share about hosts and guests is here.
 
 pub mod addr2line;
+pub mod capture;
 pub mod collect;
 pub mod diff;
 pub mod export;
@@ -15,14 +16,20 @@ pub mod ui;
 
 use std::path::PathBuf;
 
-use sandscope_host::Sandscope;
 use sandscope_host::runner::{Grants, Stdio};
+use sandscope_host::{Recordings, Sandscope};
+use sandscope_model::text::visible;
 
-use crate::args::{Clock, Given, Identity, Memory, ModuleCache};
+use crate::args::{Clock, Flight, Given, Identity, Memory, ModuleCache};
 use crate::problem::{Problem, chain};
 
 /// Starts the instrumented host that the flags describe. Warnings go to stderr, each once.
-pub fn scope(identity: &Identity, cache: &ModuleCache, memory: Memory) -> Result<Sandscope, Problem> {
+pub fn scope(
+    identity: &Identity,
+    cache: &ModuleCache,
+    memory: Memory,
+    flight: &Flight,
+) -> Result<Sandscope, Problem> {
     let mut builder = Sandscope::builder()
         .service(&identity.service)
         .region(&identity.region)
@@ -39,7 +46,10 @@ pub fn scope(identity: &Identity, cache: &ModuleCache, memory: Memory) -> Result
         })
         .interval(identity.interval)
         .metrics_facade(true)
-        .on_warning(|warning| eprintln!("sandscope: {warning}"));
+        .on_recording(|path, why| {
+            eprintln!("recording of {}: {1}  (sandscope open {1})", visible(why), path.display());
+        })
+        .on_warning(|warning| eprintln!("sandscope: {}", visible(&warning.to_string())));
     if let Some(url) = &identity.otlp {
         builder = builder.otlp(url);
     }
@@ -48,6 +58,16 @@ pub fn scope(identity: &Identity, cache: &ModuleCache, memory: Memory) -> Result
     }
     if let Some(directory) = cache.cache.as_ref().filter(|_| !cache.no_cache) {
         builder = builder.module_cache(directory);
+    }
+    if let Some(directory) = &flight.recordings {
+        let triggers = flight.triggers.clone();
+        builder = builder.recordings(Recordings { triggers, ..Recordings::to(directory) });
+    } else if !flight.triggers.is_empty() {
+        return Err(Problem::usage("record what triggers are met")
+            .next("Say where recordings go with --recordings DIR."));
+    }
+    if let Some(socket) = &flight.socket {
+        builder = builder.capture_socket(socket);
     }
     builder.build().map_err(|error| Problem::usage(chain(&error)))
 }

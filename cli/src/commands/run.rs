@@ -24,7 +24,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Problem> {
         args.identity.workload.as_deref(),
         args.identity.workload_version.as_deref(),
     )?;
-    let scope = super::scope(&args.identity, &args.cache, args.memory)?;
+    let scope = super::scope(&args.identity, &args.cache, args.memory, &args.flight)?;
     let runner = Runner::new(&scope)?;
     let command = runner.command(&file)?;
     let grants = super::grants(&args.given, args.guest.clone());

@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
+use sandscope_host::capture;
 use sandscope_host::runner::{GuestFile, Runner, ServeLimits};
 
-use crate::args::ServeArgs;
+use crate::args::{ServeArgs, default_recordings};
 use crate::problem::Problem;
 
 /// Serves until Ctrl-C or SIGTERM.
@@ -14,7 +15,13 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode, Problem> {
         args.identity.workload.as_deref(),
         args.identity.workload_version.as_deref(),
     )?;
-    let scope = super::scope(&args.identity, &args.cache, args.memory)?;
+    let mut flight = args.flight.clone();
+    if !args.no_recordings {
+        flight.recordings = flight.recordings.or_else(default_recordings);
+    }
+    let own = || Some(capture::directory()?.join(format!("{}.sock", std::process::id())));
+    flight.socket = flight.socket.or_else(own);
+    let scope = super::scope(&args.identity, &args.cache, args.memory, &flight)?;
     let guest = Runner::new(&scope)?.http(&file)?;
     let grants = super::grants(&args.given, vec![file.name.clone()]);
     let limits = ServeLimits {

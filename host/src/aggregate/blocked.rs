@@ -86,9 +86,15 @@ impl Blocked {
 
     /// For recordings; `None` while there is nothing new to say.
     pub(super) fn changed(&mut self, all: &[Arc<Figures>]) -> Option<Vec<BlockedCall>> {
+        let calls = self.calls(all);
+        let told = std::mem::replace(&mut self.told, !calls.is_empty());
+        (told || !calls.is_empty()).then_some(calls)
+    }
+
+    /// The calls that are told of, longest first.
+    pub(super) fn calls(&self, all: &[Arc<Figures>]) -> Vec<BlockedCall> {
         let now = Instant::now();
-        let calls: Vec<BlockedCall> = self
-            .late()
+        self.late()
             .into_iter()
             .take(MAX_TOLD)
             .filter_map(|call| {
@@ -101,9 +107,7 @@ impl Blocked {
                     stack: call.stack.clone().unwrap_or_default(),
                 })
             })
-            .collect();
-        let told = std::mem::replace(&mut self.told, !calls.is_empty());
-        (told || !calls.is_empty()).then_some(calls)
+            .collect()
     }
 
     pub(super) fn points(&self, all: &[Arc<Figures>], out: &mut Vec<Point>) {

@@ -108,6 +108,11 @@ impl Heap {
             })
             .collect()
     }
+
+    /// The sites of a workload, those that hold most first, and whether it is known what they hold.
+    pub(super) fn of(&self, ordinal: u32) -> Option<(Vec<AllocationSite>, bool)> {
+        self.0.get(&ordinal).map(|workload| (workload.worst(), workload.live_known))
+    }
 }
 
 impl Workload {

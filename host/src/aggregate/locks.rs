@@ -67,12 +67,23 @@ impl Locks {
         changed
             .map(|(&ordinal, workload)| {
                 workload.changed = false;
-                let mut locks: Vec<Lock> = workload.locks.values().cloned().collect();
-                locks.sort_by_key(|lock| std::cmp::Reverse(lock.wait_ns));
-                locks.truncate(MAX_WRITTEN);
-                (ordinal, locks)
+                (ordinal, workload.worst())
             })
             .collect()
+    }
+
+    /// The worst locks of a workload, most waiting first.
+    pub(super) fn of(&self, ordinal: u32) -> Vec<Lock> {
+        self.0.get(&ordinal).map_or_else(Vec::new, Workload::worst)
+    }
+}
+
+impl Workload {
+    fn worst(&self) -> Vec<Lock> {
+        let mut locks: Vec<Lock> = self.locks.values().cloned().collect();
+        locks.sort_by_key(|lock| std::cmp::Reverse(lock.wait_ns));
+        locks.truncate(MAX_WRITTEN);
+        locks
     }
 }
 

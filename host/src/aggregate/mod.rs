@@ -5,11 +5,12 @@
 //! rings --50 ms--> RawFold --interval--> per-workload profiles --> OTLP
 //!                                    \--1 s--> recording
 //! spans --100 ms--> Spans --interval, 1 s-------^
-//! commands (loaded code, traps, stop) ----------^
+//! commands (loaded code, traps, stop) ----------^--2 s--> flight recorder
 //! ```
 
 mod blocked;
 mod delay;
+mod flight;
 mod fold;
 mod heap;
 mod locks;
@@ -37,6 +38,7 @@ use crate::cold::Start;
 use crate::dump::FrameSizes;
 use crate::engine::Doubt;
 use crate::export::{Exporter, Outgoing};
+use crate::flight::{Capture, Flight};
 use crate::sampler::Unavailable;
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
 use crate::shape::shadow_stack;
@@ -80,6 +82,8 @@ pub(crate) enum Command {
     Trapped(Arc<TrapReport>),
     /// The core dump of a call that trapped.
     Dumped(Vec<u8>),
+    /// Record a workload for somebody.
+    Capture(Capture),
     /// Send what is left and end.
     Stop,
 }
@@ -135,11 +139,14 @@ pub(crate) fn start(
                 };
                 let started = unix_nanos(SystemTime::now());
                 let (now, pace) = (Instant::now(), Pace::new(shared.hz));
+                let flight = flight::start(&settings, &shared);
                 let wanted = Wanted { record: recorder.is_some(), export: exporter.is_some() };
                 let mut aggregator = Aggregator {
                     shared,
                     settings,
                     recorder,
+                    flight,
+                    modules: flight::Modules::default(),
                     exporter,
                     agent,
                     agent_done,
@@ -187,6 +194,8 @@ struct Aggregator {
     shared: Arc<Shared>,
     settings: Builder,
     recorder: Option<Recorder>,
+    flight: Option<Flight>,
+    modules: flight::Modules,
     exporter: Option<Exporter>,
     agent: Option<mpsc::Sender<agent::Available>>,
     agent_done: Option<JoinTask<()>>,
@@ -247,6 +256,9 @@ impl Aggregator {
                     self.settle();
                     self.write(false);
                 }
+                () = sleep_until(self.next_step()), if self.flight.as_ref().is_some_and(Flight::is_awake) => {
+                    self.step(false);
+                }
                 () = sleep_until(next_export) => {
                     next_export = Instant::now() + self.settings.interval;
                     self.settle();
@@ -265,9 +277,14 @@ impl Aggregator {
     fn handle(&mut self, command: Command) -> bool {
         match command {
             Command::Loaded(code) => self.loaded(&code),
-            Command::Trapped(trap) => {
+            Command::Trapped(report) => {
+                if self.recorder.is_none() && self.flight.is_none() {
+                    return true;
+                }
+                let trap = self.traps.first(&report);
+                self.flight_trap(&report.workload, &trap);
                 if let Some(recorder) = &mut self.recorder {
-                    recorder.trap(&self.traps.first(&trap));
+                    recorder.trap(&trap);
                     // At once, unless it was just done: the process may be about to end.
                     self.next_record = self.next_record.min(self.wrote + AFTER_TRAP);
                 }
@@ -294,6 +311,7 @@ impl Aggregator {
                     (self.settings.on_warning)(&Warning::Cache(error));
                 }
             }
+            Command::Capture(capture) => self.capture(capture),
             Command::Stop => return false,
         }
         true
@@ -307,8 +325,11 @@ impl Aggregator {
                 self.shared.figures(&code.workload).runtime.stack.shadow_limited(size);
             }
         }
-        let offered = self.agent.is_some() && !self.shelf.knows(&code.id);
-        if self.recorder.is_none() && !offered {
+        if self.flight.is_some() {
+            self.modules.add(code);
+        }
+        let shelved = (self.agent.is_some() || self.flight.is_some()) && !self.shelf.knows(&code.id);
+        if self.recorder.is_none() && !shelved {
             return;
         }
         // Now rather than when it traps: then the file can go.
@@ -317,9 +338,10 @@ impl Aggregator {
         if let Some(recorder) = &mut self.recorder {
             recorder.module(code, debug.as_ref());
         }
-        let Some((agent, debug)) = self.agent.as_ref().zip(debug).filter(|_| offered) else { return };
+        let Some(debug) = debug.filter(|_| shelved) else { return };
         // Without room, or with thousands of modules at once, the collector shows unnamed functions.
         let kept = self.shelf.put(&code.id, &debug.data);
+        let Some(agent) = &self.agent else { return };
         let sent = kept.is_some_and(|kept| {
             let (id, workload) = (code.id.clone(), code.workload.clone());
             agent.try_send(agent::Available { id, workload, debug: kept, size: debug.size }).is_ok()
@@ -330,15 +352,31 @@ impl Aggregator {
     }
 
     fn drain(&mut self) {
+        let all = self.shared.all_figures();
         let (raw, delays) = (&mut self.raw, &mut self.delays);
+        let mut flight = self.flight.as_mut().filter(|flight| flight.listens());
         let found = sampler::drain(self.shared.scope, |thread, record| {
             raw.add(record);
             delays.add(thread, record);
+            if let Some(flight) = &mut flight {
+                flight::see(flight, &all, record);
+            }
         });
         self.dropped += found.dropped_samples;
         self.events_dropped += found.dropped_events;
         self.pace.saw(found.crowded);
-        self.spans.drain(&self.shared.all_figures());
+        self.spans.drain(&all, |figures, span| {
+            if let Some(flight) = &mut flight {
+                flight.span(figures.ordinal, figures.id(), span, figures.gate.p99_ns());
+            }
+        });
+        if let Some(flight) = flight {
+            for figures in &all {
+                if let Some(share) = figures.memory_share() {
+                    flight.filled(figures.ordinal, figures.id(), share);
+                }
+            }
+        }
     }
 
     /// Turns program counters into offsets and lets go of code that nothing refers to any more.
@@ -370,6 +408,9 @@ impl Aggregator {
             }
             if let Some(recorder) = &mut self.recorder {
                 recorder.samples(figures.id(), &profile);
+            }
+            if let Some(flight) = self.flight.as_mut().filter(|flight| flight.listens()) {
+                flight.samples(ordinal, figures.id(), &profile);
             }
             if self.exporter.is_some() {
                 self.dropped += self.pending.add(figures.id(), profile);
@@ -408,6 +449,9 @@ impl Aggregator {
         points.push(Point::of(Metric::ThreadsUnsampled, None, PointValue::Gauge(unsampled as f64)));
         if let Some(exporter) = &self.exporter {
             exporter.points(&mut points);
+        }
+        if let Some(flight) = &self.flight {
+            flight.points(&mut points);
         }
         for point in &mut points {
             point.time_unix_nano = now;
@@ -467,7 +511,7 @@ impl Aggregator {
         if let Some(calls) = self.blocked.changed(&self.shared.all_figures()) {
             recorder.blocked(calls);
         }
-        recorder.cold_starts(end);
+        recorder.cold_starts(end, usize::from(self.flight.is_some()));
         recorder.flush();
         self.wrote = Instant::now();
         self.next_record = self.wrote + RECORD;
@@ -481,6 +525,7 @@ impl Aggregator {
         self.settle();
         // Nothing new can refer to retired code: no call is active any more.
         self.waiting.clear();
+        self.finish_flight();
         self.write(true);
         if let Some(recorder) = self.recorder.take()
             && let Err((path, reason)) = recorder.finish()

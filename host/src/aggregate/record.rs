@@ -13,6 +13,7 @@ use sandscope_recording::{Head, ModuleInfo, SampleBatch, WriteError, Writer};
 use super::{NewCode, Settled};
 use crate::cold::Start;
 use crate::debug_info::Compressed;
+use crate::flight::chain;
 use crate::scope::{BuildError, Shared, unix_nanos};
 
 /// Starts that are waited for; beyond, the oldest is written as it is.
@@ -67,7 +68,7 @@ impl Recorder {
     fn write(&mut self, write: impl FnOnce(&mut Writer) -> Result<(), WriteError>) {
         let Some(writer) = &mut self.writer else { return };
         if let Err(error) = write(writer) {
-            self.failure = Some(describe(&error));
+            self.failure = Some(chain(&error));
             self.writer = None;
         }
     }
@@ -84,9 +85,11 @@ impl Recorder {
         self.starting.push(Arc::clone(&code.start));
     }
 
-    /// Writes the starts that are over, or whose module is gone; with `all`, those that are not as well.
-    pub(super) fn cold_starts(&mut self, all: bool) {
-        let is_over = |start: &mut Arc<Start>| all || start.is_over() || Arc::strong_count(start) == 1;
+    /// Writes the starts that are over, or whose module is gone: only this and so many `others` know of them. With
+    /// `all`, those that are not as well.
+    pub(super) fn cold_starts(&mut self, all: bool, others: usize) {
+        let is_over =
+            |start: &mut Arc<Start>| all || start.is_over() || Arc::strong_count(start) <= 1 + others;
         let over: Vec<_> = self.starting.extract_if(.., is_over).collect();
         for start in over {
             self.write(|writer| writer.cold_start(&start.so_far().message()));
@@ -125,24 +128,13 @@ impl Recorder {
     }
 
     pub(super) fn locks(&mut self, workload: &WorkloadId, locks: Vec<Lock>) {
-        let message = wire::Locks {
-            version: sandscope_proto::stacks::VERSION,
-            workload: workload.name.to_string(),
-            workload_version: workload.version.to_string(),
-            locks,
-        };
+        let message = locks_message(workload, locks);
         let now = unix_nanos(SystemTime::now());
         self.write(|writer| writer.locks(&message, now));
     }
 
     pub(super) fn heap(&mut self, workload: &WorkloadId, sites: Vec<AllocationSite>, live_known: bool) {
-        let message = wire::Heap {
-            version: sandscope_proto::stacks::VERSION,
-            workload: workload.name.to_string(),
-            workload_version: workload.version.to_string(),
-            sites,
-            live_known,
-        };
+        let message = heap_message(workload, sites, live_known);
         let now = unix_nanos(SystemTime::now());
         self.write(|writer| writer.heap(&message, now));
     }
@@ -159,22 +151,34 @@ impl Recorder {
 
     /// Completes the file.
     pub(super) fn finish(mut self) -> Result<(), (PathBuf, String)> {
-        self.cold_starts(true);
+        self.cold_starts(true, 0);
         if let Some(reason) = self.failure {
             return Err((self.path, reason));
         }
         let path = self.path;
-        self.writer.map_or(Ok(()), Writer::finish).map_err(|error| (path, describe(&error)))
+        self.writer.map_or(Ok(()), Writer::finish).map_err(|error| (path, chain(&error)))
     }
 }
 
-/// An error with its causes, on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+pub(super) fn locks_message(workload: &WorkloadId, locks: Vec<Lock>) -> wire::Locks {
+    wire::Locks {
+        version: sandscope_proto::stacks::VERSION,
+        workload: workload.name.to_string(),
+        workload_version: workload.version.to_string(),
+        locks,
     }
-    text
+}
+
+pub(super) fn heap_message(
+    workload: &WorkloadId,
+    sites: Vec<AllocationSite>,
+    live_known: bool,
+) -> wire::Heap {
+    wire::Heap {
+        version: sandscope_proto::stacks::VERSION,
+        workload: workload.name.to_string(),
+        workload_version: workload.version.to_string(),
+        sites,
+        live_known,
+    }
 }

@@ -58,14 +58,15 @@ impl Spans {
         }
     }
 
-    /// Empties the queue. `figures` are the scope's, by ordinal.
-    pub(super) fn drain(&mut self, figures: &[Arc<Figures>]) {
+    /// Empties the queue, showing each span to `see`. `figures` are the scope's, by ordinal.
+    pub(super) fn drain(&mut self, figures: &[Arc<Figures>], mut see: impl FnMut(&Figures, &Span)) {
         // Monotonic inside the process; one anchor per drain is what the times of its spans are told by.
         let anchor = (Moment::now(), unix_nanos(SystemTime::now()));
         while let Ok(record) = self.queue.try_recv() {
             let Some(figures) = figures.get(record.workload as usize) else { continue };
             self.kept[record.kept as usize] += 1;
             let span = span(&record, figures, anchor);
+            see(figures, &span);
             let exemplar = Exemplar {
                 trace_id: span.trace_id,
                 span_id: span.span_id,

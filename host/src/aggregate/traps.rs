@@ -15,7 +15,7 @@ use crate::workload::{Figures, trap_code};
 pub(super) struct TrapLog(HashMap<WorkloadId, Vec<Trap>>);
 
 impl TrapLog {
-    /// The entry of a place that was not written before. The host reports each place once.
+    /// The entry of a place: the host reports each once, and again where the flight recorder asks for it.
     pub(super) fn first(&mut self, report: &TrapReport) -> Trap {
         let frames = report.frames.iter().map(|frame| TrapFrame {
             module_id: frame.module.as_str().to_owned(),
@@ -33,7 +33,10 @@ impl TrapLog {
             count: 1,
         };
         let known = Trap { frames: trap.frames.iter().take(1).cloned().collect(), ..trap.clone() };
-        self.0.entry(report.workload.clone()).or_default().push(known);
+        let entries = self.0.entry(report.workload.clone()).or_default();
+        if !entries.iter().any(|entry| entry.code == known.code && entry.frames == known.frames) {
+            entries.push(known);
+        }
         trap
     }
 

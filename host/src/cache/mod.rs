@@ -18,7 +18,7 @@
 
 mod entry;
 mod key;
-mod private;
+pub(crate) mod private;
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};

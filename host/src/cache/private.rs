@@ -10,7 +10,7 @@ use std::path::Path;
 use super::CacheError;
 
 /// What is at a path.
-pub(super) enum Found {
+pub(crate) enum Found {
     /// A regular file of this user that nobody else can write to.
     File(File),
     /// Something else.
@@ -85,16 +85,16 @@ mod system {
 }
 
 /// Creates the directory with mode 0700 if it is not there, and refuses one that others can write to.
-pub(super) fn directory(path: &Path) -> Result<(), CacheError> {
+pub(crate) fn directory(path: &Path) -> Result<(), CacheError> {
     system::directory(path)
 }
 
 /// Opens a file, if it is one that only this user can have written.
-pub(super) fn open(path: &Path) -> Found {
+pub(crate) fn open(path: &Path) -> Found {
     system::open(path)
 }
 
 /// Creates a file with mode 0600 that was not there before.
-pub(super) fn create(path: &Path) -> std::io::Result<File> {
+pub(crate) fn create(path: &Path) -> std::io::Result<File> {
     system::create(path)
 }

@@ -169,6 +169,12 @@ impl Gate {
         often
     }
 
+    /// The 99th percentile of good calls, in ns, once there were enough of them.
+    pub(crate) fn p99_ns(&self) -> Option<f64> {
+        let slow = self.slow_ns.load(Relaxed);
+        (slow != u64::MAX).then(|| slow as f64 / BUCKET)
+    }
+
     /// Learns what is slow and what is usual from the durations of good calls.
     pub(crate) fn learn(&self, good: &AtomicHistogram) {
         let good = good.snapshot();

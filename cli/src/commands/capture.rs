@@ -1,0 +1,82 @@
+//! `sandscope capture`: asks a running host of this machine for a recording.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use sandscope_host::capture::{self, CaptureError};
+use sandscope_model::text::visible;
+
+use crate::args::CaptureArgs;
+use crate::problem::{Problem, chain};
+
+/// Has a host record, and writes what it recorded.
+pub fn capture(args: &CaptureArgs) -> Result<ExitCode, Problem> {
+    let socket = socket(args)?;
+    let host = capture::list(&socket).map_err(|error| Problem::usage(chain(&error)))?;
+    if args.hz.is_some_and(|hz| (hz - host.hz).abs() > f64::EPSILON) {
+        eprintln!("sandscope: the host takes {} samples a second, which stays as it started", host.hz);
+    }
+    eprintln!("sandscope: recording {} for {:?}", visible(&args.workload), args.duration);
+    let mut part = args.out.as_os_str().to_owned();
+    part.push(".part");
+    let done = write(&socket, args, Path::new(&part));
+    if done.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    let bytes = done.map_err(|error| {
+        let problem = Problem::usage(chain(&error));
+        match error {
+            CaptureError::Refused { .. } => problem.next(format!("It has {}.", workloads(&host.workloads))),
+            CaptureError::Write(_) => problem.next("Choose another file with -o."),
+            _ => problem,
+        }
+    })?;
+    eprintln!("recording: {0}, {bytes} bytes  (sandscope open {0})", args.out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(socket: &Path, args: &CaptureArgs, part: &Path) -> Result<u64, CaptureError> {
+    let mut options = std::fs::File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(part).map_err(CaptureError::Write)?;
+    let bytes = capture::record(socket, &args.workload, args.duration, &mut file)?;
+    file.flush().and_then(|()| std::fs::rename(part, &args.out)).map_err(CaptureError::Write)?;
+    Ok(bytes)
+}
+
+/// The socket that the flags name, or that of the only host.
+fn socket(args: &CaptureArgs) -> Result<PathBuf, Problem> {
+    if let Some(socket) = &args.socket {
+        return Ok(socket.clone());
+    }
+    let directory = capture::directory().ok_or_else(|| {
+        Problem::usage("find hosts: XDG_RUNTIME_DIR is not set")
+            .next("Name the socket of a host with --socket; `serve --socket PATH` says where it is.")
+    })?;
+    let mut found = capture::sockets(&directory);
+    if let Some(pid) = args.pid {
+        found.retain(|(other, _)| *other == pid);
+    }
+    let mut hosts: Vec<_> =
+        found.into_iter().filter_map(|(pid, path)| Some((pid, capture::list(&path).ok()?, path))).collect();
+    match hosts.len() {
+        1 => Ok(hosts.swap_remove(0).2),
+        0 => Err(Problem::usage(format!("find a host in {}", directory.display()))
+            .next("Start one with `sandscope serve`, or name its socket with --socket.")),
+        n => {
+            let all: Vec<String> = hosts
+                .iter()
+                .map(|(pid, host, _)| format!("{pid} ({}: {})", host.region, workloads(&host.workloads)))
+                .collect();
+            let next = format!("Choose one with --pid: {}.", all.join(", "));
+            Err(Problem::usage(format!("choose between {n} hosts")).next(next))
+        }
+    }
+}
+
+fn workloads(all: &[String]) -> String {
+    if all.is_empty() { "no workload yet".to_owned() } else { all.join(", ") }
+}
