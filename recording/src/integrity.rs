@@ -66,14 +66,17 @@ pub(crate) fn sums_agree(mut file: impl Read + Seek) -> io::Result<Option<bool>>
     let mut fields = Fields(&end);
     let framed = (fields.u8(), fields.u64()) == (Some(op::FOOTER), Some(20)) && end.ends_with(mcap::MAGIC);
     let (summary, _offsets, index_sum) = (fields.u64(), fields.u64(), fields.u32());
-    let Some(data_end) = summary.and_then(|at| at.checked_sub(DATA_END)).filter(|at| framed && *at < footer)
-    else {
+    if !framed {
         return Ok(None);
+    }
+    // An end that leads nowhere is not as it was written.
+    let Some(data_end) = summary.and_then(|at| at.checked_sub(DATA_END)).filter(|at| *at < footer) else {
+        return Ok(Some(false));
     };
     let record = read(&mut file, data_end, DATA_END)?;
     let mut fields = Fields(&record);
     if (fields.u8(), fields.u64()) != (Some(op::DATA_END), Some(4)) {
-        return Ok(None);
+        return Ok(Some(false));
     }
     let data_sum = fields.u32();
     let data_agrees = data_sum == Some(0) || data_sum == Some(sum(&mut file, 0, data_end)?);

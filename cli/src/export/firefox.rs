@@ -38,6 +38,13 @@ pub fn profile(recording: &Recording, symbols: &Symbols) -> std::io::Result<Vec<
         threads: BTreeMap::new(),
         started: head.started_unix_nano,
     };
+    // In this order, whatever comes first in the file.
+    let mut tracks: Vec<_> =
+        recording.profiles().iter().map(|profile| (profile.workload.clone(), profile.kind)).collect();
+    tracks.sort();
+    for (workload, kind) in tracks {
+        out.thread(&workload, kind);
+    }
     recording.each_sample_batch(|batch| out.batch(&batch, symbols))?;
     out.profile.set_symbolicated(true);
     Ok(serde_json::to_vec(&out.profile)?)
