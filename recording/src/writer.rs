@@ -458,7 +458,12 @@ impl Writer {
     fn end_group(&mut self) -> Result<(), WriteError> {
         let Some(group) = &mut self.group else { return Ok(()) };
         let Group { mut messages, .. } = std::mem::take(group);
-        messages.sort_by_key(|(header, _)| header.channel_id);
+        // Changes of metrics stay behind the batch that they change.
+        let changes = Topic::MetricChanges.channel();
+        messages.sort_by_key(|(header, _)| match header.channel_id {
+            channel if channel == changes => Topic::Metrics.channel(),
+            channel => channel,
+        });
         self.write(|mcap| {
             for (header, bytes) in &messages {
                 mcap.write_to_known_channel(header, bytes)?;

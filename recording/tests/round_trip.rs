@@ -361,3 +361,32 @@ fn debug_info_that_explodes_is_refused() {
     assert!(recording.complete());
     assert!(matches!(recording.debug_info(&module_id()), Err(AttachmentError::TooLarge { .. })));
 }
+
+/// Metrics come back as they were written, in order, also when streams come and go between batches, which are then
+/// written whole.
+#[test]
+fn metrics_keep_their_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.mcap");
+    let mut writer = Writer::create(&path, &head()).unwrap();
+    let mut written = Vec::new();
+    for second in 0..12 {
+        let mut batch = metrics(second);
+        batch.points.truncate(batch.points.len() - usize::from(second % 4 == 2));
+        writer.metrics(&batch).unwrap();
+        writer.flush().unwrap();
+        written.push(batch);
+    }
+    writer.finish().unwrap();
+    let mut read = Vec::new();
+    Recording::open(&path).unwrap().history(|batch| read.push(batch)).unwrap();
+    let figures = |batches: &[MetricBatch]| {
+        let points = batches.iter().flat_map(|batch| &batch.points);
+        let figures = points.map(|point| match &point.value {
+            PointValue::Histogram(histogram) => (point.time_unix_nano, histogram.count as f64),
+            PointValue::Counter(value) | PointValue::Gauge(value) => (point.time_unix_nano, *value),
+        });
+        figures.collect::<Vec<_>>()
+    };
+    assert_eq!(figures(&read), figures(&written));
+}
