@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use sandscope_host::Trigger;
+
+use crate::values::{bytes, capture_time, default_cache, duration, loopback, seconds};
 
 /// Observability and debugging for sandboxed (WebAssembly) workloads.
 #[derive(Debug, Parser)]
@@ -516,77 +517,6 @@ pub struct DemoHostArgs {
 
 /// The user's cache directory (XDG Base Directory Specification), with a folder of ours. `None` without a
 /// home, or with one that has no name in Unicode.
-fn default_cache() -> Option<&'static str> {
-    static DEFAULT: LazyLock<Option<String>> = LazyLock::new(|| {
-        let cache = user_directory("XDG_CACHE_HOME", ".cache")?;
-        cache.join("sandscope/modules").into_os_string().into_string().ok()
-    });
-    DEFAULT.as_deref()
-}
-
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr =
-        text.parse().map_err(|_| format!("{text:?} is no address, such as 127.0.0.1:4321"))?;
-    if address.ip().is_loopback() {
-        Ok(address)
-    } else {
-        Err("whoever can reach it may change debug info: it has to be of this machine, such as 127.0.0.1"
-            .into())
-    }
-}
-
-/// Where recordings go by default: the user's state directory, with a folder of ours. `None` without a home.
-pub fn default_recordings() -> Option<PathBuf> {
-    Some(user_directory("XDG_STATE_HOME", ".local/state")?.join("sandscope/recordings"))
-}
-
-/// A directory of the XDG Base Directory Specification: the variable's, or this folder at home.
-fn user_directory(variable: &str, at_home: &str) -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute(variable).or_else(|| Some(absolute("HOME")?.join(at_home)))
-}
-
-fn capture_time(text: &str) -> Result<Duration, String> {
-    let most = sandscope_host::capture::MAX_DURATION;
-    let duration = duration(text)?;
-    if duration <= most { Ok(duration) } else { Err(format!("it can be {most:?} at most")) }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.trim_end_matches('s').parse().map_err(|_| format!("{text:?} is no number"))?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
-    let factor = match unit {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m or h")),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no time, such as 30s"))?;
-    Duration::try_from_secs_f64(number * factor).map_err(|error| error.to_string())
-}
-
-fn bytes(text: &str) -> Result<usize, String> {
-    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
-    let factor = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "k" | "kib" => 1024.0,
-        "m" | "mib" => 1_048_576.0,
-        "g" | "gib" => 1_073_741_824.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        _ => return Err(format!("{unit:?} is no unit of size; use KiB, MiB or GiB")),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no size, such as 64MiB"))?;
-    let bytes = number * factor;
-    if (0.0..1e15).contains(&bytes) { Ok(bytes as usize) } else { Err(format!("{text:?} is out of range")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -595,15 +525,6 @@ mod tests {
     fn flags_are_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn units_parse() {
-        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("20"), Ok(Duration::from_secs(20)));
-        assert!(duration("5 parsecs").is_err());
-        assert_eq!(bytes("64MiB"), Ok(64 << 20));
-        assert!(bytes("-1").is_err());
     }
 
     /// Everything after the module is the guest's, flags included.

@@ -11,6 +11,7 @@ mod lookup;
 mod problem;
 mod report;
 mod store;
+mod values;
 
 use std::process::ExitCode;
 

@@ -58,6 +58,23 @@ fn shares(text: &str) -> BTreeMap<&str, f64> {
     sums.into_iter().map(|(name, sum)| (name, sum / all)).collect()
 }
 
+/// A function's own name: without its path, and without what it is generic over.
+fn bare(name: &str) -> String {
+    let mut depth = 0_u32;
+    let plain: String = name
+        .chars()
+        .filter(|letter| {
+            match letter {
+                '<' => depth += 1,
+                '>' => depth = depth.saturating_sub(1),
+                _ => return depth == 0,
+            }
+            false
+        })
+        .collect();
+    plain.rsplit("::").find(|part| !part.is_empty()).unwrap_or_default().to_owned()
+}
+
 /// `report`, folded stacks and `go tool pprof` agree on who takes most, and how much.
 #[test]
 fn readers_agree_on_the_top_function() {
@@ -96,8 +113,8 @@ fn readers_agree_on_the_top_function() {
     // In samples, as `report` counts: time also has those that the timer could not deliver one by one.
     let cpu = top("samples");
     // flat flat% sum% cum cum% name; pprof shortens names by itself: of templates, arguments and the like.
-    let last = name.rsplit("::").next().unwrap();
-    let shares = cpu.lines().filter(|line| line.contains(last)).filter_map(|line| {
+    let last = bare(&name);
+    let shares = cpu.lines().filter(|line| line.contains(&last)).filter_map(|line| {
         let share = line.split_whitespace().nth(1)?.strip_suffix('%')?;
         Some(share.parse::<f64>().ok()? / 100.0)
     });

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use sandscope_host::capture;
 use sandscope_host::runner::{GuestFile, Runner, ServeLimits};
 
-use crate::args::{ServeArgs, default_recordings};
+use crate::args::ServeArgs;
 use crate::problem::Problem;
+use crate::values::default_recordings;
 
 /// Serves until Ctrl-C or SIGTERM.
 pub fn serve(args: &ServeArgs) -> Result<ExitCode, Problem> {

@@ -102,7 +102,7 @@ impl Diff {
         let blocks = a.blocks().min(b.blocks());
         if blocks < MIN_BLOCKS {
             notes.push(format!(
-                "{blocks} seconds are too few to know what chance brings: at least {MIN_BLOCKS} are needed"
+                "too short to know what chance brings: {blocks} s, at least {MIN_BLOCKS} s are needed"
             ));
         }
         Self {

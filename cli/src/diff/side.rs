@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sandscope_model::{Frame, Profile, SampleKind};
+use sandscope_model::{Profile, SampleKind};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{Point, PointValue};
 use sandscope_recording::Recording;
@@ -15,9 +15,6 @@ const MAX_SECONDS: usize = 86_400;
 
 /// Functions that are told apart, and names of what metrics time.
 const MAX_NAMES: usize = 100_000;
-
-/// What guest code is called where no debug info tells functions apart.
-const UNKNOWN: &str = "wasm-function[?]";
 
 /// Amounts by second. Seconds at the end may be missing: they are 0.
 pub(super) type Seconds = Vec<f64>;
@@ -129,7 +126,7 @@ impl Side {
 
     fn samples_at(&mut self, second: usize, kind: SampleKind, profile: &Profile, symbols: &Symbols) {
         let names: Vec<Vec<&str>> =
-            profile.frames.iter().map(|frame| names_of(frame, profile, symbols)).collect();
+            profile.frames.iter().map(|frame| symbols.functions(frame, profile)).collect();
         let functions = self.functions.entry(kind).or_default();
         let all = self.all.entry(kind).or_default();
         for (stack, weight) in profile.iter() {
@@ -204,17 +201,5 @@ fn add(seconds: &mut Seconds, at: usize, amount: f64) {
     }
     if let Some(second) = seconds.get_mut(at) {
         *second += amount;
-    }
-}
-
-/// The functions of a frame, innermost first.
-fn names_of<'a>(frame: &'a Frame, profile: &Profile, symbols: &'a Symbols) -> Vec<&'a str> {
-    let (module, offset) = match frame {
-        Frame::Host(name) => return vec![name],
-        Frame::Guest { module, offset } => (profile.modules.get(*module as usize), *offset),
-    };
-    match module.and_then(|module| symbols.at(module, offset)) {
-        Some(sources) => sources.iter().map(|source| source.function.as_str()).collect(),
-        None => vec![UNKNOWN],
     }
 }

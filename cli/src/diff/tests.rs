@@ -134,7 +134,7 @@ fn little_is_inconclusive_and_equal_is_the_same() {
     let of = |name, seconds, hash| record(dir.path(), name, seconds, &[("hash", hash), ("parse", 90)], None);
     let short = Diff::new(&of("a", 5, 60), &of("b", 5, 90), None, &Lookup::default());
     assert_eq!(json(&short)["verdict"], "inconclusive");
-    assert!(short.text().contains("5 seconds are too few"), "{}", short.text());
+    assert!(short.text().contains("5 s, at least 15 s"), "{}", short.text());
     assert!(short.beyond(&["cpu>0%".parse().unwrap()]).is_empty());
     let thin = Diff::new(&of("c", 20, 1), &of("d", 20, 1), None, &Lookup::default());
     assert_eq!(change(&json(&thin), "cpu", "hash")["verdict"], "inconclusive");

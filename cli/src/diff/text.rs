@@ -39,7 +39,7 @@ fn write(out: &mut String, diff: &Diff) -> std::fmt::Result {
     if !diff.changes.is_empty() {
         writeln!(
             out,
-            "{:<12} {:<NAME$} {:>11} {:>11} {:>9}  99 % of chance  ",
+            "{:<12} {:<NAME$} {:>11} {:>11} {:>9}  interval (99 %)",
             "what", "name", "baseline", "candidate", "change"
         )?;
     }

@@ -121,21 +121,13 @@ impl Builder {
     ) -> Option<StackHandle> {
         let mut frames = Vec::with_capacity(stack.len());
         for frame in stack.iter().rev().filter_map(|&frame| batch.profile.frames.get(frame as usize)) {
-            match frame {
-                RawFrame::Host(name) => {
-                    let category = if **name == *"gc" { self.collector } else { self.host };
-                    frames.push((visible(name).into_owned(), category));
-                }
-                RawFrame::Guest { module, offset } => {
-                    let module = batch.profile.modules.get(*module as usize);
-                    match module.and_then(|module| symbols.at(module, *offset)) {
-                        Some(sources) => frames.extend(
-                            sources.iter().rev().map(|s| (visible(&s.function).into_owned(), self.guest)),
-                        ),
-                        None => frames.push(("wasm-function[?]".to_owned(), self.guest)),
-                    }
-                }
-            }
+            let category = match frame {
+                RawFrame::Host(name) if **name == *"gc" => self.collector,
+                RawFrame::Host(_) => self.host,
+                RawFrame::Guest { .. } => self.guest,
+            };
+            let functions = symbols.functions(frame, &batch.profile);
+            frames.extend(functions.iter().rev().map(|name| (visible(name).into_owned(), category)));
         }
         let frames: Vec<FrameInfo> = frames
             .into_iter()

@@ -5,10 +5,7 @@ use std::collections::HashMap;
 use sandscope_model::{Frame, ModuleId, Profile};
 
 use super::json::Function;
-use super::symbols::Symbols;
-
-/// What guest code is called where no debug info tells functions apart.
-const UNKNOWN: &str = "wasm-function[?]";
+use super::symbols::{Symbols, UNKNOWN};
 
 /// What makes a function one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

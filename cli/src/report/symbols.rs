@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use sandscope_model::{Frame, ModuleId, SourceFrame};
+use sandscope_model::{Frame, ModuleId, Profile, SourceFrame};
 use sandscope_recording::Recording;
 use sandscope_recording::export::Names;
 use sandscope_symbols::SymbolFile;
 
 use crate::lookup::Lookup;
+
+/// What guest code is called where no debug info tells functions apart.
+pub(super) const UNKNOWN: &str = "wasm-function[?]";
 
 /// Frames by module and offset, and what was wrong with the debug info.
 #[derive(Default)]
@@ -59,6 +62,18 @@ impl Symbols {
     /// The frames of a place, innermost first; `None` if nothing is known.
     pub fn at(&self, module: &ModuleId, offset: u64) -> Option<&Arc<[SourceFrame]>> {
         self.frames.get(module)?.get(&offset)
+    }
+
+    /// The functions of a frame of a profile, innermost first; never none.
+    pub fn functions<'a>(&'a self, frame: &'a Frame, profile: &Profile) -> Vec<&'a str> {
+        let (module, offset) = match frame {
+            Frame::Host(name) => return vec![name],
+            Frame::Guest { module, offset } => (profile.modules.get(*module as usize), *offset),
+        };
+        match module.and_then(|module| self.at(module, offset)) {
+            Some(sources) => sources.iter().map(|source| source.function.as_str()).collect(),
+            None => vec![UNKNOWN],
+        }
     }
 
     fn file(&mut self, recording: &Recording, id: &ModuleId, lookup: &Lookup) -> Option<SymbolFile> {

@@ -8,6 +8,7 @@ use sandscope_model::{FileIds, ModuleId};
 use sandscope_proto::MAX_DEBUG_INFO;
 
 use super::{Held, StoreError, check};
+use crate::values::user_directory;
 
 /// A directory with debug info by id.
 #[derive(Clone, Debug)]
@@ -24,8 +25,7 @@ impl Directory {
     /// The user's: `sandscope/symbols` in `XDG_DATA_HOME`, by default `~/.local/share`; without a home, in the
     /// current directory.
     pub fn of_user() -> Self {
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
+        let data = user_directory("XDG_DATA_HOME", ".local/share");
         Self::new(data.unwrap_or_default().join("sandscope/symbols"))
     }
 

@@ -1,0 +1,97 @@
+//! Values of flags: what a text stands for, and what stands where none is given.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+/// Where compiled modules are kept by default; `None` without a home.
+pub fn default_cache() -> Option<&'static str> {
+    static DEFAULT: LazyLock<Option<String>> = LazyLock::new(|| {
+        let cache = user_directory("XDG_CACHE_HOME", ".cache")?;
+        cache.join("sandscope/modules").into_os_string().into_string().ok()
+    });
+    DEFAULT.as_deref()
+}
+
+/// An address of this machine.
+pub fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr =
+        text.parse().map_err(|_| format!("{text:?} is no address, such as 127.0.0.1:4321"))?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("whoever can reach it may change debug info: it has to be of this machine, such as 127.0.0.1"
+            .into())
+    }
+}
+
+/// Where recordings go by default: the user's state directory, with a folder of ours. `None` without a home.
+pub fn default_recordings() -> Option<PathBuf> {
+    Some(user_directory("XDG_STATE_HOME", ".local/state")?.join("sandscope/recordings"))
+}
+
+/// A directory of the XDG Base Directory Specification: the variable's, or this folder at home.
+pub fn user_directory(variable: &str, at_home: &str) -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute(variable).or_else(|| Some(absolute("HOME")?.join(at_home)))
+}
+
+/// How long a capture may take.
+pub fn capture_time(text: &str) -> Result<Duration, String> {
+    let most = sandscope_host::capture::MAX_DURATION;
+    let duration = duration(text)?;
+    if duration <= most { Ok(duration) } else { Err(format!("it can be {most:?} at most")) }
+}
+
+/// A number of seconds.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.trim_end_matches('s').parse().map_err(|_| format!("{text:?} is no number"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// A time with its unit, seconds without.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
+    let factor = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no time, such as 30s"))?;
+    Duration::try_from_secs_f64(number * factor).map_err(|error| error.to_string())
+}
+
+/// A size with its unit, bytes without.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1_048_576.0,
+        "g" | "gib" => 1_073_741_824.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        _ => return Err(format!("{unit:?} is no unit of size; use KiB, MiB or GiB")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no size, such as 64MiB"))?;
+    let bytes = number * factor;
+    if (0.0..1e15).contains(&bytes) { Ok(bytes as usize) } else { Err(format!("{text:?} is out of range")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_parse() {
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("20"), Ok(Duration::from_secs(20)));
+        assert!(duration("5 parsecs").is_err());
+        assert_eq!(bytes("64MiB"), Ok(64 << 20));
+        assert!(bytes("-1").is_err());
+    }
+}
