@@ -172,6 +172,23 @@ fn values_of_c_read_as_written() {
     }
 }
 
+/// Where the data of a library lies is decided by whoever loads it, so that its debug info names no address.
+#[test]
+fn relocated_data_has_no_address() {
+    let root = bytes().u8(1).u16(DW_LANG_C11.0).bytes(&int().bytes(&variable("x", FIRST, 16).0).0).u8(0);
+    let (table, info) = (abbreviations(TABLE), unit4(&root));
+    let debug: [(&str, &[u8]); 2] = [(".debug_abbrev", &table), (".debug_info", &info)];
+    let fixed = module(&[20], None, &debug).bytes;
+    let base = bytes().bytes(&[1, 3]).bytes(b"env").u8(13).bytes(b"__memory_base").bytes(&[3, 0x7f, 0]).0;
+    let sections = common::sections(&fixed);
+    let sections = sections.iter().map(|&(id, content)| (id, if id == 2 { &*base } else { content }));
+    let relocated = SymbolFile::parse(&common::with_sections(&fixed, sections)).unwrap();
+    let fixed = SymbolFile::parse(&fixed).unwrap();
+    assert_eq!(fixed.data_symbol(0, 16).map(|symbol| symbol.name).as_deref(), Some("x"));
+    assert_eq!(relocated.data_symbol(0, 16), None);
+    assert_eq!(relocated.static_variables(0, "x", &memory(64, &[]), 0), []);
+}
+
 /// Strings and vectors of libc++, whose layout is in the debug info: short strings are inside of the object.
 #[test]
 fn strings_and_vectors_of_cpp_read_as_written() {

@@ -146,7 +146,7 @@ impl SymbolFile {
             if let Some((symbols, address)) = self.module_at(frame.offset) {
                 let entries = modules
                     .entry(symbols.module.code_start)
-                    .or_insert_with(|| Entries::new(&symbols.dwarf, Rc::clone(&work)));
+                    .or_insert_with(|| Entries::new(symbols, Rc::clone(&work)));
                 let memory = Memory {
                     stopped,
                     instance: frame.instance,

@@ -196,7 +196,7 @@ mod tests {
             let (file, table) = (SymbolFile::parse(&bytes).unwrap(), FrameTable::read(&bytes));
             let [symbols] = file.modules() else { panic!("{name} is one module") };
             let frames = table.module(symbols.module.code_start).unwrap();
-            let entries = Entries::new(&symbols.dwarf, Rc::new(Cell::new(usize::MAX)));
+            let entries = Entries::new(symbols, Rc::new(Cell::new(usize::MAX)));
             for root in entries.roots() {
                 entries.walk(&entries.read(root).unwrap(), |entry| {
                     let base = entries.expression(&entry, gimli::DW_AT_frame_base, None);
