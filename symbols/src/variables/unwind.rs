@@ -190,7 +190,9 @@ mod tests {
     #[test]
     fn prologues_and_debug_info_name_the_same_local() {
         let (mut with_frame, mut without) = (0, 0);
-        for name in ["analytics", "crash", "crash-debug", "image", "inference", "parallel", "pricing"] {
+        for name in
+            ["analytics", "crash", "crash-o1", "crash-debug", "image", "inference", "parallel", "pricing"]
+        {
             let path = format!("{}/../tests/guests/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
             let bytes = std::fs::read(path).unwrap();
             let (file, table) = (SymbolFile::parse(&bytes).unwrap(), FrameTable::read(&bytes));
