@@ -63,6 +63,8 @@ pub fn names_of_linkers() -> Vec<Vec<u8>> {
         "_ZZN3foo3barEvENKUlvE_clEv",
         "_ZN5space3fooIJidEEEvDpT_",
         "core::fmt::write::h0123456789abcdef",
+        "_M0MP29sandscope2gc5Cache7enqueue",
+        "_M0FP22my3app4keepGWibEARPB5ArrayGUijEEQRP22my3app7MyErrorEHRP07MyError",
     ]
     .map(|name| name.as_bytes().to_vec())
     .to_vec()
