@@ -102,6 +102,8 @@ pub fn short_name(function: &str) -> Cow<'_, str> {
     let mut out = String::with_capacity(function.len());
     let mut depth = 0usize;
     let mut skip_to = 0;
+    // Of brackets that stay open, the rest is looked through once.
+    let mut is_balanced = true;
     for (at, c) in function.char_indices() {
         if at < skip_to {
             continue;
@@ -119,10 +121,14 @@ pub fn short_name(function: &str) -> Cow<'_, str> {
                 }
             }
             '>' if depth > 0 && !function[..at].ends_with('-') => depth -= 1,
-            '[' if depth == 0 => match bracketed_tag(&function[at..]) {
-                Some(len) => skip_to = at + len,
-                None => out.push(c),
-            },
+            '[' if depth == 0 && is_balanced && names(&function[..at]) => {
+                let len = bracketed(&function[at..]);
+                is_balanced = len.is_some();
+                match len {
+                    Some(len) => skip_to = at + len,
+                    None => out.push(c),
+                }
+            }
             _ if depth == 0 => out.push(c),
             _ => {}
         }
@@ -138,13 +144,25 @@ fn without_hash(function: &str) -> &str {
     }
 }
 
-/// Length of a crate's hash or a tag of C++ in brackets, if the text starts with one. Arrays and slices hold no hex of
-/// this length.
-fn bracketed_tag(text: &str) -> Option<usize> {
-    let end = text.find(']')?;
-    let tag = text.get(1..end)?;
-    let is_hash = (8..=16).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_hexdigit());
-    (is_hash || tag.starts_with("abi:")).then_some(end + 1)
+/// Whether brackets behind this are no part of the name: the hash of a crate, a tag of C++, type arguments of MoonBit.
+/// Arrays and slices follow no name; `operator[]` and `wasm-function[0]` are names.
+fn names(text: &str) -> bool {
+    let is_part = text.ends_with("operator") || text.ends_with("wasm-function");
+    text.ends_with(|c: char| c.is_alphanumeric() || c == '_') && !is_part
+}
+
+/// Length up to the bracket that closes the first, which is at the start.
+fn bracketed(text: &str) -> Option<usize> {
+    let mut depth = 0usize;
+    let end = text.find(|c: char| {
+        match c {
+            '[' => depth += 1,
+            ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0
+    })?;
+    Some(end + 1)
 }
 
 #[cfg(test)]
@@ -168,6 +186,11 @@ mod tests {
             ("~lib/array/Array<i32>#push", "~lib/array/Array#push"),
             ("start:assembly/index~anonymous|0", "start:assembly/index~anonymous|0"),
             ("@sandscope/gc.Cache::put", "@sandscope/gc.Cache::put"),
+            ("@my/app.keep[@my/app.Pair[Int, (Int) -> Int]]", "@my/app.keep"),
+            ("impl @a.B for @c.D[Int] with area", "impl @a.B for @c.D with area"),
+            ("std::vector<int>::operator[](unsigned long)", "std::vector::operator[](unsigned long)"),
+            ("a::cut[", "a::cut["),
+            ("wasm-function[7]", "wasm-function[7]"),
         ] {
             assert_eq!(short_name(full), short, "{full}");
         }

@@ -31,6 +31,8 @@ pub(crate) struct CoreModule {
     /// Imported functions, which come first in the index space; `None` if they could not be counted, and then
     /// no index is known.
     imported: Option<u32>,
+    /// Whether a dynamic linker decides where its data lies: addresses in its debug info count from there.
+    pub is_relocated: bool,
 }
 
 /// Where the functions of a module lie, relative to the start of its code.
@@ -209,6 +211,7 @@ impl Walk<'_> {
         let Some(Some(Open { module, functions, has_code })) = self.open.last_mut() else { return Ok(true) };
         match payload {
             Payload::ImportSection(section) => {
+                module.is_relocated = imports_base(section.clone());
                 module.imported = count_imports(section).inspect_err(|error| note(self.notes, error)).ok();
             }
             Payload::ExportSection(section) => {
@@ -301,6 +304,12 @@ fn count_imports(section: wasmparser::ImportSectionReader<'_>) -> wasmparser::Re
         }
     }
     Ok(count)
+}
+
+/// Whether a module is told where its data lies, as the tool conventions for dynamic linking have it.
+fn imports_base(section: wasmparser::ImportSectionReader<'_>) -> bool {
+    let is_base = |imports: wasmparser::Result<Imports<'_>>| matches!(imports, Ok(Imports::Single(_, import)) if import.name == "__memory_base");
+    section.into_iter().any(is_base)
 }
 
 fn leb_len(value: u32) -> u32 {

@@ -46,6 +46,8 @@ pub(crate) const MAX_NOTES: usize = 64;
 
 /// Frames of a stopped stack, inlined ones included.
 pub(crate) const MAX_FRAMES: usize = 16_384;
+/// Bytes of text in the frames of a stopped stack.
+pub(crate) const MAX_STACK_TEXT: usize = 32 << 20;
 /// Instances, modules, memories, or stacks of one core dump.
 pub(crate) const MAX_DUMPED: usize = 65_536;
 /// Wasm locals of one core dump.

@@ -118,7 +118,7 @@ impl Symbolizer {
 }
 
 /// Bytes that a frame holds.
-fn size(frame: &SourceFrame) -> usize {
+pub(crate) fn size(frame: &SourceFrame) -> usize {
     let text = [Some(&frame.function), frame.linkage.as_ref(), frame.file.as_ref()];
     size_of::<SourceFrame>() + text.into_iter().flatten().map(String::len).sum::<usize>()
 }

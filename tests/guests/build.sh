@@ -17,7 +17,7 @@ PACKAGES=(
 )
 # MoonBit's compiler, from npm; node (18 or later) and npm come from wherever they are.
 MOONC=0.1.202605123
-GUESTS=(image crash crash-debug analytics session ticker pricing inference parallel gc)
+GUESTS=(image crash crash-o1 crash-debug analytics session ticker pricing inference parallel gc)
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 repository=$(cd "$here/../.." && pwd -P)
@@ -63,6 +63,7 @@ fail() {
 # because readers of modules have to cope with both.
 build_image() { command_guest image release image "$build_id"; }
 build_crash() { command_guest crash release crash; }
+build_crash_o1() { command_guest crash light crash-o1; }
 build_crash_debug() { command_guest crash unoptimized crash-debug; }
 build_analytics() { command_guest analytics release analytics "$build_id"; }
 build_pricing() { cpp_guest pricing -Wl,--build-id; }

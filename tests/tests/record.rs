@@ -168,3 +168,21 @@ fn host_calls_are_counted() {
     assert_eq!((&calls[0]["count"], &calls[0]["errors"]), (&25.into(), &0.into()));
     assert!(calls[0]["time_s"].as_f64().unwrap() > 0.0);
 }
+
+/// The lock that threads wait for has its name, in JSON and in text; a word of the heap has none.
+#[test]
+fn the_hot_lock_has_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.mcap");
+    let (record, parallel) = (path.to_str().unwrap(), guest("parallel"));
+    let run = output(&["run", "--record", record, parallel.to_str().unwrap(), "8", "20000"]);
+    assert!(run.status.success(), "{}", stderr(&run));
+    let report = report(&path);
+    let locks = report["locks"].as_array().unwrap();
+    assert_eq!(locks[0]["name"], "parallel::HOT_TABLE", "{locks:#?}");
+    let is_join = |lock: &&Value| lock["stack"].to_string().contains("Thread>::join");
+    let join = locks.iter().find(is_join).expect("the first thread waits for the others");
+    assert!(join["name"].is_null(), "{join:#?}");
+    let text = stdout(&output(&["report", record]));
+    assert!(text.contains("lock parallel::HOT_TABLE of parallel: "), "{text}");
+}

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 /// Instructions that are compared in each module, unless said otherwise.
 const COUNT: &str = "10000";
 /// The fuzz targets, by what their input is.
-const TARGETS: &[&str] = &["modules", "sections", "names"];
+const TARGETS: &[&str] = &["modules", "sections", "names", "source_maps", "variables"];
 /// What starts a fuzz target.
 const NIGHTLY: &[&str] = &["run", "nightly", "cargo", "fuzz"];
 const INSTALL: &str = "rustup toolchain install nightly && cargo install cargo-fuzz";

@@ -148,7 +148,8 @@ pub struct Stack {
 /// A word of shared memory that guests waited for.
 #[derive(Debug, Serialize)]
 pub struct Lock {
-    /// What the guest calls it; `null` while only its address is known.
+    /// What the guest calls it, as `NAME`, or `NAME+0x8` inside of something larger; `null` where only its address is
+    /// known.
     pub name: Option<String>,
     /// In the guest's memory.
     pub address: u64,

@@ -23,7 +23,7 @@ pub(super) fn locks(recording: &Recording, symbols: &Symbols, top: usize) -> Vec
     all.truncate(top);
     let frame = |frame: &TrapFrame| describe_frame(frame, symbols);
     let one = |(workload, lock): (&str, &WireLock)| Lock {
-        name: None,
+        name: symbols.lock(lock).map(str::to_owned),
         address: lock.address,
         contentions: lock.contentions,
         wait_s: lock.wait_ns as f64 / 1e9,

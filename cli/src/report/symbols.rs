@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use sandscope_model::{Frame, ModuleId, Profile, SourceFrame};
+use sandscope_proto::recording::Lock;
 use sandscope_recording::Recording;
 use sandscope_recording::export::Names;
 use sandscope_symbols::SymbolFile;
@@ -17,6 +18,8 @@ pub(super) const UNKNOWN: &str = "wasm-function[?]";
 #[derive(Default)]
 pub struct Symbols {
     frames: HashMap<ModuleId, HashMap<u64, Arc<[SourceFrame]>>>,
+    /// By module, where it was waited for, and address.
+    locks: HashMap<(ModuleId, u64, u64), String>,
     pub notes: Vec<String>,
 }
 
@@ -53,10 +56,24 @@ impl Symbols {
                 .filter(|(_, frames)| !frames.is_empty())
                 .map(|(offset, frames)| (offset, Arc::from(frames)))
                 .collect();
+            for lock in recording.locks().iter().flat_map(|locks| &locks.locks) {
+                let Some((module, waited)) = place_of(lock).filter(|(module, _)| *module == id) else {
+                    continue;
+                };
+                if let Some(name) = name_of(lock, waited, &file) {
+                    out.locks.insert((module, waited, lock.address), name);
+                }
+            }
             out.notes.extend(file.notes().iter().map(|note| format!("module {}: {note}", id.short())));
             out.frames.insert(id, frames);
         }
         out
+    }
+
+    /// What the guest calls a lock, if it is in a static.
+    pub fn lock(&self, lock: &Lock) -> Option<&str> {
+        let (module, waited) = place_of(lock)?;
+        self.locks.get(&(module, waited, lock.address)).map(String::as_str)
     }
 
     /// The frames of a place, innermost first; `None` if nothing is known.
@@ -91,6 +108,23 @@ impl Symbols {
         }
         found.symbols
     }
+}
+
+/// The module in whose memory a lock is, and where in it guests waited.
+fn place_of(lock: &Lock) -> Option<(ModuleId, u64)> {
+    let frame = lock.stack.first()?;
+    Some((ModuleId::parse(&frame.module_id)?, frame.offset))
+}
+
+/// The static around a lock: `NAME`, or `NAME+0x8` for a word inside of it.
+fn name_of(lock: &Lock, waited: u64, file: &SymbolFile) -> Option<String> {
+    // Of a component's core modules, the one that waited.
+    let module = file.code_starts().take_while(|start| *start <= waited).count().checked_sub(1)?;
+    let symbol = file.data_symbol(module, lock.address)?;
+    Some(match symbol.offset {
+        0 => symbol.name,
+        offset => format!("{}+{offset:#x}", symbol.name),
+    })
 }
 
 impl Names for Symbols {

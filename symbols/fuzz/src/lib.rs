@@ -1,16 +1,20 @@
 //! What is fuzzed, as functions of any bytes: they may neither panic nor recurse nor allocate without bound. Run by
 //! libFuzzer (`cargo xtask fuzz`) and, for a few seconds and without a nightly toolchain, by `symbols/tests/fuzz`.
 //!
-//! The input of [`sections`] is a module without what only a module is: the fuzzer's changes go into debug info.
+//! The input of [`sections`] and [`variables`] is a module without what only a module is: the fuzzer's changes go into debug info.
 //!
 //! ```text
 //! width of the function count u8 | functions u16 | length of each u16 … | section u8 | length u24 | bytes | section …
 //! ```
 
-use sandscope_symbols::{SymbolFile, demangle};
+use std::borrow::Cow;
+
+use sandscope_symbols::{
+    CoreDump, FrameTable, Sources, Stopped, StoppedFrame, SymbolFile, Variable, demangle,
+};
 
 /// Debug sections by their number in [`sections`]' input.
-pub const SECTIONS: [&str; 10] = [
+pub const SECTIONS: [&str; 12] = [
     ".debug_abbrev",
     ".debug_info",
     ".debug_line",
@@ -21,18 +25,40 @@ pub const SECTIONS: [&str; 10] = [
     ".debug_str_offsets",
     ".debug_line_str",
     "name",
+    ".debug_loc",
+    ".debug_loclists",
 ];
 /// Offsets that are asked for in one file.
 const LOOKUPS: usize = 64;
+/// Frames of a stack, and statics, whose variables are asked for.
+const FRAMES: usize = 24;
+const STATICS: usize = 8;
+/// Bytes of a guest's memory.
+const MEMORY: u64 = 2 << 20;
 /// More than any name may become.
 const LONG: usize = 16 * 1024;
 /// Bytes of code in one file: it is never read, so little does.
 const CODE: usize = 1 << 20;
 
-/// A file.
+/// A file: a module, a component or a core dump.
 pub fn modules(bytes: &[u8]) {
     let Ok(file) = SymbolFile::parse(bytes) else { return };
-    for offset in (0..bytes.len() as u64).step_by((bytes.len() / LOOKUPS).max(1)) {
+    ask(&file, bytes.len());
+    let table = FrameTable::read(bytes);
+    assert!(FrameTable::from_bytes(&table.to_bytes()).is_none_or(|read| read == table));
+    FrameTable::from_bytes(bytes);
+    let Ok(dump) = CoreDump::parse(bytes) else { return };
+    for stack in &dump.stacks {
+        assert_eq!(file.place(&dump, stack).len(), stack.frames.len());
+    }
+    for address in [0, 1, 0xffff, 0x1_0000, u64::MAX] {
+        dump.memory(0, 0, address, &mut [0; 64]);
+    }
+}
+
+/// What anybody may ask of a file of so many bytes.
+fn ask(file: &SymbolFile, len: usize) {
+    for offset in places(len, LOOKUPS) {
         let lookup = file.lookup(offset);
         let frames = lookup.to_frames();
         assert_eq!(frames.is_empty(), lookup.is_empty());
@@ -48,10 +74,75 @@ pub fn sections(bytes: &[u8]) {
     modules(&build(bytes));
 }
 
+/// Debug sections, of a guest that stopped in them.
+pub fn variables(bytes: &[u8]) {
+    let module = build(bytes);
+    let Ok(file) = SymbolFile::parse(&module) else { return };
+    let frame = |offset| StoppedFrame { instance: 0, offset, locals: vec![Some(4_096); 8] };
+    let frames: Vec<StoppedFrame> = places(module.len(), FRAMES).map(frame).collect();
+    let found = file.variables(&FrameTable::read(&module), &Wild, &frames);
+    assert_eq!(found.len(), frames.len());
+    found.iter().flatten().flat_map(|frame| &frame.variables).for_each(check);
+    let statics = (0..MEMORY).step_by(512).filter_map(|address| file.data_symbol(0, address));
+    for symbol in statics.take(STATICS) {
+        assert!(symbol.offset < symbol.size.max(1));
+        file.static_variables(0, &symbol.name, &Wild, 0).iter().for_each(check);
+    }
+}
+
+fn check(variable: &Variable) {
+    assert!(variable.value.to_string().len() <= LONG && variable.ty.len() <= LONG);
+}
+
+/// A source map, or its mappings alone, of a module with functions.
+pub fn source_maps(bytes: &[u8]) {
+    let map = match bytes.first() {
+        Some(b'{' | b')') => Cow::Borrowed(bytes),
+        _ => {
+            let is_mapping = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/,;".contains(byte);
+            let mappings = bytes.iter().copied().filter(is_mapping).collect();
+            let start = br#"{"version":3,"sources":["a.ts","b.ts"],"names":["n"],"mappings":""#.to_vec();
+            Cow::Owned([start, mappings, b"\"}".to_vec()].concat())
+        }
+    };
+    let module = build(&input(0, &[1_024; 16], &[]));
+    let sources = Sources { source_map: Some(&map), ..Sources::new(&module) };
+    ask(&SymbolFile::parse_with(&sources).expect("the module is one"), module.len());
+}
+
 /// A linker's name.
 pub fn names(bytes: &[u8]) {
     let name = String::from_utf8_lossy(bytes);
     assert!(demangle(&name).len() <= LONG.max(name.len()));
+}
+
+/// Offsets throughout a file.
+fn places(len: usize, count: usize) -> impl Iterator<Item = u64> {
+    (0..len as u64).step_by((len / count).max(1))
+}
+
+/// A guest in whose memory every word is an address, so that whatever is a pointer leads on.
+pub struct Wild;
+
+impl Stopped for Wild {
+    fn memory(&self, _: u32, _: u32, address: u64, into: &mut [u8]) -> bool {
+        if address >= MEMORY {
+            return false;
+        }
+        for (byte, at) in into.iter_mut().zip(address..) {
+            let word = at / 4 * 28 % 65_536;
+            *byte = (word >> (at % 4 * 8)) as u8;
+        }
+        true
+    }
+
+    fn global(&self, _: u32, _: u32) -> Option<u64> {
+        Some(65_536)
+    }
+
+    fn is_ambiguous(&self, _: u32) -> bool {
+        false
+    }
 }
 
 /// The module that the input of [`sections`] stands for. What is missing is empty.

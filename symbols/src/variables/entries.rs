@@ -9,6 +9,7 @@ use std::rc::Rc;
 use gimli::{AttributeValue, DebugInfoOffset, DwAt, UnitOffset};
 
 use crate::dwarf::{Budget, Dwarf, Place, Slice};
+use crate::file::Symbols;
 use crate::limits::{MAX_ORIGINS, MAX_TYPE_STEPS};
 
 pub(super) type Unit<'a> = gimli::Unit<Slice<'a>>;
@@ -16,6 +17,8 @@ pub(super) type Unit<'a> = gimli::Unit<Slice<'a>>;
 /// The entries of one core module, for the length of one question.
 pub(super) struct Entries<'a> {
     pub dwarf: &'a Dwarf,
+    /// Addresses of data are not those in memory.
+    pub is_relocated: bool,
     reader: gimli::Dwarf<Slice<'a>>,
     units: RefCell<HashMap<usize, Option<Rc<Unit<'a>>>>>,
     /// So much may still be read. Shared by all modules of a question.
@@ -46,8 +49,9 @@ pub(super) enum Next {
 
 impl<'a> Entries<'a> {
     /// Reads no more than `work` pays for.
-    pub fn new(dwarf: &'a Dwarf, work: Rc<Cell<usize>>) -> Self {
-        Self { dwarf, reader: dwarf.reader(), units: RefCell::default(), work }
+    pub fn new(symbols: &'a Symbols, work: Rc<Cell<usize>>) -> Self {
+        let (dwarf, is_relocated) = (&symbols.dwarf, symbols.module.is_relocated);
+        Self { dwarf, is_relocated, reader: dwarf.reader(), units: RefCell::default(), work }
     }
 
     /// Pays for some work; `false` if there is nothing left to pay with.

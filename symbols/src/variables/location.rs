@@ -200,9 +200,13 @@ impl<'m, 'a> Machine<'m, 'a> {
         Ok(match operation {
             Operation::UnsignedConstant { value } => self.push(value),
             Operation::SignedConstant { value } => self.push(value.cast_unsigned()),
-            Operation::Address { address } => self.push(address),
+            Operation::Address { address } => {
+                let address = (!self.context.entries.is_relocated).then_some(address);
+                self.push_or(address, Missing::NotRecorded)
+            }
             Operation::AddressIndex { index } | Operation::ConstantIndex { index } => {
                 let address = self.context.entries.indexed_address(self.unit, index);
+                let address = address.filter(|_| !self.context.entries.is_relocated);
                 self.push_or(address, Missing::OptimizedOut)
             }
             Operation::FrameOffset { offset } => match self.context.frame_base() {

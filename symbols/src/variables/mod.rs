@@ -35,8 +35,9 @@ pub use unwind::FrameGap;
 use unwind::Place;
 
 use crate::error::Note;
-use crate::file::{SymbolFile, Symbols};
-use crate::limits::{MAX_FRAMES, MAX_STACK_WORK, MAX_VALUE, MAX_VARIABLE_WORK};
+use crate::file::{FrameRef, SymbolFile, Symbols};
+use crate::limits::{MAX_FRAMES, MAX_STACK_TEXT, MAX_STACK_WORK, MAX_VALUE, MAX_VARIABLE_WORK};
+use crate::symbolizer::size;
 
 /// A frame of the source and its variables.
 #[derive(Clone, Debug)]
@@ -125,7 +126,7 @@ impl SymbolFile {
     ) -> Vec<Vec<FrameVariables>> {
         let work = Rc::new(Cell::new(MAX_STACK_WORK));
         let mut modules = HashMap::new();
-        let mut left = MAX_FRAMES;
+        let (mut left, mut text_left) = (MAX_FRAMES, MAX_STACK_TEXT);
         let places = unwind::places(self, table, stopped, frames);
         let mut out = Vec::new();
         for (frame, place) in frames.iter().zip(places) {
@@ -133,20 +134,24 @@ impl SymbolFile {
                 .lookup(frame.offset)
                 .frames()
                 .take(left)
-                .map(|found| FrameVariables {
-                    frame: found.into_frame(),
-                    variables: Vec::new(),
-                    gap: place.base.err(),
+                .map(FrameRef::into_frame)
+                .take_while(|frame| {
+                    text_left = text_left.saturating_sub(size(frame));
+                    text_left > 0
                 })
+                .map(|frame| FrameVariables { frame, variables: Vec::new(), gap: place.base.err() })
                 .collect();
             left -= found.len();
             if left == 0 {
                 self.note(Note::Limit { what: "frames of a stack", limit: MAX_FRAMES });
             }
+            if text_left == 0 {
+                self.note(Note::Limit { what: "bytes of text in a stack", limit: MAX_STACK_TEXT });
+            }
             if let Some((symbols, address)) = self.module_at(frame.offset) {
                 let entries = modules
                     .entry(symbols.module.code_start)
-                    .or_insert_with(|| Entries::new(&symbols.dwarf, Rc::clone(&work)));
+                    .or_insert_with(|| Entries::new(symbols, Rc::clone(&work)));
                 let memory = Memory {
                     stopped,
                     instance: frame.instance,

@@ -9,7 +9,6 @@ use super::object::Memory;
 use super::stopped::Stopped;
 use super::types::{Language, type_name};
 use super::{Variable, print};
-use crate::dwarf::Dwarf;
 use crate::error::Note;
 use crate::file::{SymbolFile, Symbols};
 use crate::limits::{MAX_NAME, MAX_QUALIFIERS, MAX_STATICS_WORK, MAX_VARIABLE_WORK};
@@ -66,7 +65,7 @@ impl SymbolFile {
         let is_meant = |known: &&Static| {
             &*known.name == name || known.name.strip_suffix(name).is_some_and(|path| path.ends_with("::"))
         };
-        let entries = Entries::new(&symbols.dwarf, Rc::new(Cell::new(MAX_STATICS_WORK)));
+        let entries = Entries::new(symbols, Rc::new(Cell::new(MAX_STATICS_WORK)));
         let memory = Memory { stopped, instance, is_missing: stopped.is_ambiguous(instance) };
         let context = Context { entries: &entries, memory, frame: None };
         let meant = symbols.statics().0.iter().filter(is_meant);
@@ -84,13 +83,13 @@ impl SymbolFile {
 
 impl Symbols {
     fn statics(&self) -> &Statics {
-        self.statics.get_or_init(|| Statics::read(&self.dwarf))
+        self.statics.get_or_init(|| Statics::read(self))
     }
 }
 
 impl Statics {
-    fn read(dwarf: &Dwarf) -> Self {
-        let entries = Entries::new(dwarf, Rc::new(Cell::new(MAX_STATICS_WORK)));
+    fn read(symbols: &Symbols) -> Self {
+        let entries = Entries::new(symbols, Rc::new(Cell::new(MAX_STATICS_WORK)));
         let mut out = Vec::new();
         for root in entries.roots() {
             if let Some(root) = entries.read(root) {
@@ -100,7 +99,9 @@ impl Statics {
             entries.close_units();
         }
         if entries.is_exhausted() {
-            dwarf.note(Note::Limit { what: "entries, read to find statics,", limit: MAX_STATICS_WORK });
+            symbols
+                .dwarf
+                .note(Note::Limit { what: "entries, read to find statics,", limit: MAX_STATICS_WORK });
         }
         out.sort_by_key(|known| known.address);
         Self(out)

@@ -190,13 +190,15 @@ mod tests {
     #[test]
     fn prologues_and_debug_info_name_the_same_local() {
         let (mut with_frame, mut without) = (0, 0);
-        for name in ["analytics", "crash", "crash-debug", "image", "inference", "parallel", "pricing"] {
+        for name in
+            ["analytics", "crash", "crash-o1", "crash-debug", "image", "inference", "parallel", "pricing"]
+        {
             let path = format!("{}/../tests/guests/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
             let bytes = std::fs::read(path).unwrap();
             let (file, table) = (SymbolFile::parse(&bytes).unwrap(), FrameTable::read(&bytes));
             let [symbols] = file.modules() else { panic!("{name} is one module") };
             let frames = table.module(symbols.module.code_start).unwrap();
-            let entries = Entries::new(&symbols.dwarf, Rc::new(Cell::new(usize::MAX)));
+            let entries = Entries::new(symbols, Rc::new(Cell::new(usize::MAX)));
             for root in entries.roots() {
                 entries.walk(&entries.read(root).unwrap(), |entry| {
                     let base = entries.expression(&entry, gimli::DW_AT_frame_base, None);

@@ -149,6 +149,33 @@ pub fn guest(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// A custom section.
+pub fn custom(name: &str, data: &[u8]) -> Vec<u8> {
+    section(0, &bytes().uleb(name.len() as u64).bytes(name.as_bytes()).bytes(data).0)
+}
+
+fn section(id: u8, content: &[u8]) -> Vec<u8> {
+    bytes().u8(id).uleb(content.len() as u64).bytes(content).0
+}
+
+/// A core dump: a page of memory in which 4 bytes at 8 and one at 20 are not zero, a global that is 16, one frame.
+pub fn core_dump() -> Vec<u8> {
+    // Two runs, and one that overlaps the first.
+    let data = [3, 0, 0x41, 8, 0x0b, 4, 1, 2, 3, 4, 0, 0x41, 20, 0x0b, 1, 9, 0, 0x41, 9, 0x0b, 1, 7];
+    let frames = bytes().bytes(&[0, 4]).bytes(b"main").bytes(&[1, 0, 0, 3, 5, 2, 0x7f, 0x7e, 1, 0]);
+    [
+        b"\0asm\x01\0\0\0".to_vec(),
+        custom("core", b"\0\x01p"),
+        section(5, &[1, 0, 1]),
+        section(6, &[1, 0x7f, 1, 0x41, 16, 0x0b]),
+        section(11, &data),
+        custom("coremodules", &[1, 0, 1, b'm']),
+        custom("coreinstances", &[1, 0, 0, 1, 0, 1, 0]),
+        custom("corestack", &frames.0),
+    ]
+    .concat()
+}
+
 /// The offset in the file of every instruction of every function, in order.
 pub fn instructions(module: &[u8]) -> Vec<u64> {
     let mut out = Vec::new();

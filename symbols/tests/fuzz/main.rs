@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sandscope_model::NameSource;
-use sandscope_symbols::SymbolFile;
+use sandscope_symbols::{FrameTable, StoppedFrame, SymbolFile};
 
 /// How long each target runs.
 const TIME: Duration = Duration::from_secs(5);
@@ -36,8 +36,18 @@ fn names_survive_changes() {
     fuzz("names", targets::names, &seeds::names_of_linkers());
 }
 
-/// Fuzzing starts from files that mean something: functions by name and by line. With `SANDSCOPE_FUZZ_SEEDS` set to
-/// a folder, they are written there for libFuzzer.
+#[test]
+fn source_maps_survive_changes() {
+    fuzz("source_maps", targets::source_maps, &seeds::source_maps());
+}
+
+#[test]
+fn variables_survive_changes() {
+    fuzz("variables", targets::variables, &seeds::variables());
+}
+
+/// Fuzzing starts from files that mean something: functions by name and by line, variables with values. With
+/// `SANDSCOPE_FUZZ_SEEDS` set to a folder, they are written there for libFuzzer.
 #[test]
 fn seeds_are_alive() {
     let (mut frames, mut notes) = (0, Vec::new());
@@ -49,11 +59,23 @@ fn seeds_are_alive() {
         notes.extend(file.notes());
     }
     assert!(frames > 100, "{frames} frames in all seeds: {notes:?}");
+    for (number, seed) in seeds::variables().iter().enumerate() {
+        let module = targets::build(seed);
+        let file = SymbolFile::parse(&module).unwrap();
+        let frame = |offset| StoppedFrame { instance: 0, offset, locals: vec![Some(4_096); 8] };
+        let frames: Vec<_> = (0..module.len() as u64).step_by(10).map(frame).collect();
+        let found = file.variables(&FrameTable::default(), &targets::Wild, &frames);
+        let known = found.iter().flatten().flat_map(|frame| &frame.variables);
+        let known = known.filter(|variable| variable.value.text().is_some()).count();
+        assert!(known > 20, "seed {number} has {known} variables with values: {:?}", file.notes());
+    }
     let Some(folder) = std::env::var_os("SANDSCOPE_FUZZ_SEEDS") else { return };
     let all = [
         ("modules", seeds::modules()),
         ("sections", seeds::sections()),
         ("names", seeds::names_of_linkers()),
+        ("source_maps", seeds::source_maps()),
+        ("variables", seeds::variables()),
     ];
     for (target, seeds) in all {
         let folder = Path::new(&folder).join(target);

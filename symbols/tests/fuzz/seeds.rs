@@ -1,8 +1,10 @@
 //! Where fuzzing starts: small files, and parts of the guests' debug info that are as real as they are small.
 
+use std::path::Path;
+
 use wasmparser::{Parser, Payload};
 
-use crate::common::{component, guest, module, names};
+use crate::common::{component, core_dump, guest, module, names};
 use crate::targets::{SECTIONS, input};
 
 /// Guests whose debug info is a seed.
@@ -11,6 +13,8 @@ const GUESTS: [&str; 4] = ["crash.wasm", "crash-debug.wasm", "inference.wasm", "
 const BYTES: usize = 160 << 10;
 const UNITS: usize = 32 << 10;
 const UNIT: usize = 8 << 10;
+/// Bytes of the unit that a guest's own sources are.
+const OWN_UNIT: usize = 40 << 10;
 
 /// Whole files.
 pub fn modules() -> Vec<Vec<u8>> {
@@ -18,12 +22,35 @@ pub fn modules() -> Vec<Vec<u8>> {
         module(&[5, 200, 3], Some(("run", 2)), &[("name", &names(&[(1, "_ZN1a1bE"), (2, "main")]))]).bytes;
     let both = component(&[&named, &module(&[5], None, &[]).bytes]).0;
     let from_guests = sections().iter().map(|seed| crate::targets::build(seed)).collect::<Vec<_>>();
-    [vec![guest("gc.wasm"), named, both], from_guests].concat()
+    let frames = sample("split", "whole5.wasm");
+    [vec![guest("gc.wasm"), named, both, frames, core_dump()], from_guests].concat()
 }
 
 /// Inputs of the target `sections`.
 pub fn sections() -> Vec<Vec<u8>> {
-    GUESTS.iter().map(|name| slim(&guest(name))).collect()
+    GUESTS.iter().map(|name| slim(&guest(name), UNIT)).collect()
+}
+
+/// Inputs of the target `variables`: units that have some, of each version of DWARF.
+pub fn variables() -> Vec<Vec<u8>> {
+    let guests = ["crash.wasm", "crash-debug.wasm"].map(|name| slim(&guest(name), OWN_UNIT));
+    let samples = ["whole4.wasm", "whole5.wasm"].map(|name| slim(&sample("split", name), OWN_UNIT));
+    guests.into_iter().chain(samples).collect()
+}
+
+/// Source maps of two compilers, whole and their mappings alone.
+pub fn source_maps() -> Vec<Vec<u8>> {
+    let whole = [guest("gc.wasm.map"), sample("assemblyscript", "sum.wasm.map")];
+    let mappings = whole.clone().map(|map| {
+        let text = String::from_utf8(map).unwrap();
+        let (_, mappings) = text.split_once("\"mappings\":\"").unwrap();
+        mappings.split('"').next().unwrap().as_bytes().to_vec()
+    });
+    whole.into_iter().chain(mappings).collect()
+}
+
+fn sample(folder: &str, name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder).join(name)).unwrap()
 }
 
 /// Linkers' names of every kind.
@@ -36,13 +63,15 @@ pub fn names_of_linkers() -> Vec<Vec<u8>> {
         "_ZZN3foo3barEvENKUlvE_clEv",
         "_ZN5space3fooIJidEEEvDpT_",
         "core::fmt::write::h0123456789abcdef",
+        "_M0MP29sandscope2gc5Cache7enqueue",
+        "_M0FP22my3app4keepGWibEARPB5ArrayGUijEEQRP22my3app7MyErrorEHRP07MyError",
     ]
     .map(|name| name.as_bytes().to_vec())
     .to_vec()
 }
 
-/// The functions of a guest with its small units and the start of what they point to.
-fn slim(bytes: &[u8]) -> Vec<u8> {
+/// The functions of a guest with its units of so many bytes at most and the start of what they point to.
+fn slim(bytes: &[u8], unit: usize) -> Vec<u8> {
     let (mut start, mut width, mut bodies, mut sections) = (0, None, Vec::new(), Vec::new());
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.unwrap() {
@@ -63,7 +92,7 @@ fn slim(bytes: &[u8]) -> Vec<u8> {
                 let at = SECTIONS.iter().position(|name| *name == section.name());
                 let Some(at) = at.filter(|_| section.name() != "name") else { continue };
                 let data = match section.name() {
-                    ".debug_info" => small_units(section.data()),
+                    ".debug_info" => small_units(section.data(), unit),
                     _ => section.data()[..section.data().len().min(BYTES)].to_vec(),
                 };
                 sections.push((at as u8, data));
@@ -76,12 +105,12 @@ fn slim(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Units that are small, as many as fit.
-fn small_units(mut section: &[u8]) -> Vec<u8> {
+fn small_units(mut section: &[u8], max: usize) -> Vec<u8> {
     let mut out = Vec::new();
     while let Some(length) = section.first_chunk::<4>() {
         let (unit, rest) = section.split_at(4 + u32::from_le_bytes(*length) as usize);
         section = rest;
-        if unit.len() <= UNIT && out.len() + unit.len() <= UNITS {
+        if unit.len() <= max && out.len() + unit.len() <= UNITS.max(max) {
             out.extend(unit);
         }
     }

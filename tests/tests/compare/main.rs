@@ -21,8 +21,8 @@ use sandscope_tests::{guest, pypi};
 const COUNT: usize = 500;
 const SEED: u64 = 1;
 /// The guests with debug info. `gc` has none: its compiler writes source maps.
-const GUESTS: [&str; 8] =
-    ["analytics", "crash", "crash-debug", "image", "inference", "parallel", "pricing", "session"];
+const GUESTS: [&str; 9] =
+    ["analytics", "crash", "crash-o1", "crash-debug", "image", "inference", "parallel", "pricing", "session"];
 /// Differences of one class that are shown.
 const SHOWN: usize = 3;
 

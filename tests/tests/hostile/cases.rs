@@ -7,7 +7,7 @@ use crate::common::{Bytes, abbreviations, bytes, component, function_starts, mod
 /// Bytes of the largest files that are held to the limits.
 pub const LARGE: usize = 16 << 20;
 /// Bytes of a section that fills such a file.
-const FULL: usize = LARGE - (64 << 10);
+pub const FULL: usize = LARGE - (64 << 10);
 /// Offset in its unit of the first entry of a DWARF 4 unit.
 const ENTRIES: u32 = 11;
 
@@ -83,7 +83,7 @@ fn unit(abbreviations: u32, entries: &[u8]) -> Vec<u8> {
 }
 
 /// A module with functions of these lengths and debug sections.
-fn with_functions(name: &'static str, bodies: &[u32], sections: &[(&str, &[u8])]) -> Case {
+pub fn with_functions(name: &'static str, bodies: &[u32], sections: &[(&str, &[u8])]) -> Case {
     let built = module(bodies, None, sections);
     let functions = built.functions.iter().map(|start| built.code + u64::from(*start)).collect();
     Case { name, bytes: built.bytes, functions }

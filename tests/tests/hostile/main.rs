@@ -6,11 +6,12 @@ mod allocator;
 mod cases;
 #[path = "../../../symbols/tests/common/mod.rs"]
 mod common;
+mod types;
 
 use std::time::Duration;
 
 use sandscope_model::{ModuleId, text};
-use sandscope_symbols::{SymbolFile, Symbolizer};
+use sandscope_symbols::{FrameTable, Stopped, StoppedFrame, SymbolFile, Symbolizer};
 use sandscope_tests::{output, stdout};
 
 const MAX_TIME: Duration = Duration::from_secs(2);
@@ -27,6 +28,9 @@ fn clock() -> Duration {
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) }, 0);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
+
+/// Asks for something at these offsets of a file; how much there was.
+type Ask = fn(&[u8], &[u64]) -> usize;
 
 /// Everything that somebody who looks at a recording asks.
 fn exercise(bytes: &[u8], offsets: &[u64]) -> usize {
@@ -46,6 +50,41 @@ fn exercise(bytes: &[u8], offsets: &[u64]) -> usize {
     frames
 }
 
+/// A guest in whose memory every word is 64: a pointer to itself, and a length.
+struct Circular;
+
+impl Stopped for Circular {
+    fn memory(&self, _: u32, _: u32, address: u64, into: &mut [u8]) -> bool {
+        into.iter_mut().zip(address % 4..).for_each(|(byte, at)| *byte = if at % 4 == 0 { 64 } else { 0 });
+        address < 1 << 32
+    }
+
+    fn global(&self, _: u32, _: u32) -> Option<u64> {
+        Some(64)
+    }
+
+    fn is_ambiguous(&self, _: u32) -> bool {
+        false
+    }
+}
+
+/// Everything that somebody who looks at a core dump asks: how many variables there are.
+fn show(bytes: &[u8], offsets: &[u64]) -> usize {
+    let Ok(file) = SymbolFile::parse(bytes) else { return 0 };
+    let frame = |offset: &u64| StoppedFrame { instance: 0, offset: *offset, locals: vec![Some(64)] };
+    let frames: Vec<StoppedFrame> = offsets.iter().map(frame).collect();
+    let found = file.variables(&FrameTable::read(bytes), &Circular, &frames);
+    let variables = found.iter().flatten().map(|frame| frame.variables.len()).sum();
+    let statics: Vec<_> = (0..1 << 16).filter_map(|address| file.data_symbol(0, address)).take(10).collect();
+    for symbol in statics {
+        file.static_variables(0, &symbol.name, &Circular, 0);
+    }
+    for note in file.notes() {
+        assert!(note.to_string().len() < 500, "{note}");
+    }
+    variables
+}
+
 fn offsets(case: &cases::Case) -> Vec<u64> {
     let throughout = (0..case.bytes.len() as u64).step_by((case.bytes.len() / LOOKUPS).max(1));
     throughout.chain(case.functions.iter().take(LOOKUPS).copied()).collect()
@@ -54,29 +93,31 @@ fn offsets(case: &cases::Case) -> Vec<u64> {
 #[test]
 fn hostile_files_take_two_seconds_and_256_mib_at_most() {
     let mut too_much = Vec::new();
-    for case in cases::all() {
+    for case in cases::all().into_iter().chain(types::all()) {
         let case = case();
         let offsets = offsets(&case);
         let extra = case.bytes.len().saturating_sub(cases::LARGE);
-        let work = || {
-            let started = clock();
-            let (peak, frames) = allocator::peak(|| exercise(&case.bytes, &offsets));
-            (clock() - started, peak, frames)
-        };
-        let (time, peak, frames) = std::thread::scope(|threads| {
-            let worker = std::thread::Builder::new().stack_size(STACK);
-            worker.spawn_scoped(threads, work).unwrap().join().unwrap()
-        });
-        let line = format!(
-            "{:40} {:4} MiB: {:5} ms, {:3} MiB, {frames} frames",
-            case.name,
-            case.bytes.len() >> 20,
-            time.as_millis(),
-            peak >> 20
-        );
-        eprintln!("{line}");
-        if time > MAX_TIME || peak > MAX_MEMORY + extra {
-            too_much.push(line);
+        for (ask, what) in [(exercise as Ask, "frames"), (show, "variables")] {
+            let work = || {
+                let started = clock();
+                let (peak, found) = allocator::peak(|| ask(&case.bytes, &offsets));
+                (clock() - started, peak, found)
+            };
+            let (time, peak, found) = std::thread::scope(|threads| {
+                let worker = std::thread::Builder::new().stack_size(STACK);
+                worker.spawn_scoped(threads, work).unwrap().join().unwrap()
+            });
+            let line = format!(
+                "{:40} {:4} MiB: {:5} ms, {:3} MiB, {found} {what}",
+                case.name,
+                case.bytes.len() >> 20,
+                time.as_millis(),
+                peak >> 20
+            );
+            eprintln!("{line}");
+            if time > MAX_TIME || peak > MAX_MEMORY + extra {
+                too_much.push(line);
+            }
         }
     }
     assert!(too_much.is_empty(), "these took too much:\n{}", too_much.join("\n"));
