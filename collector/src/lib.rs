@@ -16,6 +16,7 @@
 //! Nobody is authenticated: all listeners belong on localhost or a trusted network. What a sender says of its
 //! region, service and workload is taken at its word.
 
+mod accept;
 mod account;
 mod agent;
 mod config;
@@ -23,9 +24,11 @@ mod debug;
 mod http;
 mod intake;
 mod live;
+mod otlp_http;
 mod query;
 mod server;
 mod state;
+mod unpack;
 
 pub use account::{Account, Dropped};
 pub use config::{BindError, Config, Limits, ServeError};
