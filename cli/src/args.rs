@@ -293,6 +293,9 @@ pub struct CollectArgs {
     /// Address for OTLP/gRPC and for hosts.
     #[arg(long, default_value = "127.0.0.1:4317")]
     pub otlp_listen: SocketAddr,
+    /// Address for OTLP over HTTP, of this machine only.
+    #[arg(long, default_value = "127.0.0.1:4318", value_parser = loopback)]
+    pub otlp_http_listen: SocketAddr,
     /// Address for queries.
     #[arg(long, default_value = "127.0.0.1:4320")]
     pub query_listen: SocketAddr,

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub struct Config {
     /// OTLP/gRPC and the agents' stream. Port 0 takes a free one.
     pub otlp: SocketAddr,
+    /// OTLP over HTTP. Port 0 takes a free one.
+    pub otlp_http: SocketAddr,
     /// The query service. Port 0 takes a free one.
     pub query: SocketAddr,
     /// Debug info over HTTP. Port 0 takes a free one.
@@ -21,7 +23,13 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Self { otlp: local(4317), query: local(4320), http: local(4321), limits: Limits::default() }
+        Self {
+            otlp: local(4317),
+            otlp_http: local(4318),
+            query: local(4320),
+            http: local(4321),
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -70,6 +78,14 @@ pub enum BindError {
     /// The address for OTLP is taken, or not ours.
     #[error("listen for OTLP on {addr}")]
     Otlp {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The address for OTLP over HTTP is taken, or not ours.
+    #[error("listen for OTLP over HTTP on {addr}")]
+    OtlpHttp {
         /// The address.
         addr: SocketAddr,
         /// What the system said.

@@ -23,9 +23,9 @@ use sandscope_model::{FileIds, ModuleId};
 use sandscope_proto::{DEBUG_INFO_CHUNK, MAX_DEBUG_INFO};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::accept::accept;
 use crate::agent::DebugInfo;
 
 /// Connections at the same time; further ones wait in the kernel.
@@ -45,32 +45,9 @@ struct Server {
 }
 
 /// Serves until told to stop. Connections end with this.
-pub(crate) async fn serve(listener: TcpListener, debug: Arc<DebugInfo>, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn serve(listener: TcpListener, debug: Arc<DebugInfo>, stop: watch::Receiver<bool>) {
     let server = Arc::new(Server { debug, uploads: Semaphore::new(UPLOADS) });
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut open = JoinSet::new();
-    loop {
-        let next = async {
-            let permit = Arc::clone(&connections).acquire_owned().await;
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
-            next = next => next,
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        while open.try_join_next().is_some() {}
-        match accepted {
-            Ok((stream, _)) => {
-                let server = Arc::clone(&server);
-                open.spawn(async move {
-                    connection(server, stream).await;
-                    drop(permit);
-                });
-            }
-            // Out of descriptors, or a peer that is gone already: neither ends the server.
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
+    accept(listener, CONNECTIONS, stop, move |stream| connection(Arc::clone(&server), stream)).await;
 }
 
 async fn connection(server: Arc<Server>, stream: TcpStream) {

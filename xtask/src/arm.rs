@@ -94,7 +94,8 @@ impl Emulator {
     /// Runs tests of the host, and gives the lines that they printed.
     fn test(&self, targets: &[&str], arguments: &[&str], stepped: bool) -> Result<Vec<String>> {
         let started = Instant::now();
-        let mut command = crate::cargo(&["test", "--package", "sandscope-host", "--target", TARGET]);
+        let mut command =
+            crate::cargo(&["test", "--package", "sandscope-host", "--no-fail-fast", "--target", TARGET]);
         command.args(targets).arg("--target-dir").arg(&self.target_dir).arg("--").args(arguments);
         // Every feature of the architecture, signed return addresses among them.
         let mut runner = format!("{QEMU} -cpu max");

@@ -35,7 +35,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tonic", &["proto", "host", "collector", "tui"]),
     ("hyper", &["host", "collector", "cli"]),
     ("clap", &["cli"]),
-    ("serde_json", &["cli", "symbols"]),
+    ("serde_json", &["cli", "collector", "symbols"]),
 ];
 
 /// Words that must not occur in the sources below a folder, with the reason.

@@ -44,7 +44,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode, Problem> {
 
 async fn run(args: &DemoArgs, guests: &Path) -> Result<ExitCode, Problem> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let config = Config { otlp: any, query: any, http: any, ..Config::default() };
+    let config = Config { otlp: any, otlp_http: any, query: any, http: any, ..Config::default() };
     let collector = Collector::bind(config).await.map_err(|error| Problem::internal(chain(&error)))?;
     let otlp = format!("http://{}", collector.otlp_addr());
     let query = format!("http://{}", collector.query_addr());

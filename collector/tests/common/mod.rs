@@ -3,6 +3,7 @@
 // Each test program uses its own part of this.
 #![allow(dead_code, reason = "shared by test programs that each use a part")]
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sandscope_collector::{Account, Collector, Config, Limits, ServeError};
@@ -29,6 +30,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Running {
     pub otlp: Channel,
     pub queries: Channel,
+    pub otlp_http: SocketAddr,
     pub account: std::sync::Arc<Account>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ServeError>>,
@@ -36,15 +38,16 @@ pub struct Running {
 
 pub async fn start(limits: Limits) -> Running {
     let any = ([127, 0, 0, 1], 0).into();
-    let collector = Collector::bind(Config { otlp: any, query: any, http: any, limits }).await.unwrap();
+    let collector =
+        Collector::bind(Config { otlp: any, otlp_http: any, query: any, http: any, limits }).await.unwrap();
     let channel = |addr| Endpoint::from_shared(format!("http://{addr}")).unwrap().connect_lazy();
     let (otlp, queries) = (channel(collector.otlp_addr()), channel(collector.query_addr()));
-    let account = collector.account();
+    let (account, otlp_http) = (collector.account(), collector.otlp_http_addr());
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(collector.run(async {
         let _ = stopped.await;
     }));
-    Running { otlp, queries, account, stop, task }
+    Running { otlp, queries, otlp_http, account, stop, task }
 }
 
 impl Running {
