@@ -257,7 +257,8 @@ impl Builder {
         self
     }
 
-    /// What core dumps of traps may hold of guests' memories; they are part of the recording. Default nothing.
+    /// What core dumps of traps may hold of guests' memories in the recording of the run ([`Self::record`]); for those of
+    /// the flight recorder see [`Recordings::dumped_memory`]. Default nothing.
     pub fn dumped_memory(mut self, memory: DumpedMemory) -> Self {
         self.dumped = memory;
         self
@@ -317,7 +318,10 @@ impl Builder {
             engines: Mutex::default(),
             closed: AtomicBool::new(false),
             pools: Pools::default(),
-            dumps: Dumps::new(self.dumped, self.record.is_some()),
+            dumps: Dumps::new(
+                self.record.is_some().then_some(self.dumped),
+                self.recordings.as_ref().map(|recordings| recordings.dumped_memory),
+            ),
             spans,
             lost_spans: AtomicU64::new(0),
             commands,
@@ -447,7 +451,7 @@ impl Sandscope {
     pub fn configure(&self, config: &mut wasmtime::Config) {
         config
             .generate_address_map(true)
-            .coredump_on_trap(self.shared().dumps.wanted)
+            .coredump_on_trap(self.shared().dumps.wanted())
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(sampler::MAX_FRAMES))
             .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
         #[cfg(unix)]

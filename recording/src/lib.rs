@@ -55,7 +55,7 @@ mod writer;
 pub use debug_info::scrub;
 pub use error::{AttachmentError, OpenError, RecoverError, WhatItIs, WriteError};
 pub use fold::{ModuleInfo, RecordedProfile};
-pub use head::{FORMAT_VERSION, Head, Recovered};
+pub use head::{Cause, ClockAnchor, FORMAT_VERSION, Head, Recovered};
 pub use integrity::Integrity;
 pub use metrics::MetricStream;
 pub use reader::{MAX_CORE_DUMP, Recording, Source};

@@ -35,7 +35,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::cache::CacheError;
 use crate::code::{Code, CodeView};
 use crate::cold::Start;
-use crate::dump::FrameSizes;
+use crate::dump::{Dumped, FrameSizes};
 use crate::engine::Doubt;
 use crate::export::{Exporter, Outgoing};
 use crate::flight::{Capture, Flight};
@@ -81,7 +81,7 @@ pub(crate) enum Command {
     /// A call trapped at a place where none did before.
     Trapped(Arc<TrapReport>),
     /// The core dump of a call that trapped.
-    Dumped(Vec<u8>),
+    Dumped(Dumped),
     /// Record a workload for somebody.
     Capture(Capture),
     /// Send what is left and end.
@@ -289,10 +289,13 @@ impl Aggregator {
                     self.next_record = self.next_record.min(self.wrote + AFTER_TRAP);
                 }
             }
-            Command::Dumped(dump) => {
-                if let Some(recorder) = &mut self.recorder {
+            Command::Dumped(Dumped { owner, code, offset, record, flight }) => {
+                if let (Some(recorder), Some(dump)) = (&mut self.recorder, record) {
                     recorder.core_dump(&dump);
                     self.next_record = self.next_record.min(self.wrote + AFTER_TRAP);
+                }
+                if let (Some(recorder), Some(dump)) = (&mut self.flight, flight) {
+                    recorder.dumped(owner, &code, offset, dump);
                 }
             }
             Command::Unsampled(reason) => {

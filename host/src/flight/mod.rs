@@ -12,8 +12,8 @@
 //! at most as much again.
 //!
 //! # Security
-//! Offsets, durations, counts, names of functions and files; nothing of a guest's memory, arguments or
-//! environment. A recording holds one workload name's own figures and those of the host as a whole, no other's.
+//! Offsets, durations, counts, names of functions and files; nothing of a guest's arguments or environment, and of its
+//! memory what [`Recordings::dumped_memory`] says: by default nothing. A recording holds one workload name's own figures and those of the host as a whole, no other's.
 
 mod directory;
 mod limits;
@@ -37,11 +37,13 @@ use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{MetricBatch, Point, PointValue, Resource, Span, SpanBatch};
 use sandscope_proto::recording::Trap;
 use sandscope_proto::stacks::StackEncoder;
-use sandscope_recording::Head;
+use sandscope_recording::{Cause, Head};
 use tokio::sync::oneshot;
 
 use crate::aggregate::Settled;
 use crate::cache::CacheError;
+use crate::clock;
+use crate::dump::DumpedMemory;
 use crate::scope::unix_nanos;
 use directory::Directory;
 use limits::{Limits, REPEAT, Signature};
@@ -80,6 +82,8 @@ pub struct Recordings {
     pub directory_limit: u64,
     /// What makes a recording besides traps, which always do; default none.
     pub triggers: Vec<Trigger>,
+    /// What the core dump of a trap may hold of the guest's memory; default nothing.
+    pub dumped_memory: DumpedMemory,
 }
 
 impl Recordings {
@@ -91,6 +95,7 @@ impl Recordings {
             memory: 16 << 20,
             directory_limit: 1 << 30,
             triggers: Vec::new(),
+            dumped_memory: DumpedMemory::None,
         }
     }
 }
@@ -164,11 +169,12 @@ struct Place {
 
 struct Pending {
     owner: u32,
-    id: WorkloadId,
     signature: Signature,
     trigger: String,
-    /// Triggers since the recording before that made none.
-    suppressed: u64,
+    cause: Cause,
+    /// Where it trapped, if it did: code and innermost offset.
+    trapped: Option<(String, u64)>,
+    dump: Option<Arc<[u8]>>,
 }
 
 struct Capturing {
@@ -185,6 +191,7 @@ pub(crate) struct Due {
     pub owners: Vec<u32>,
     head: Head,
     entries: Vec<Arc<Entry>>,
+    dump: Option<Arc<[u8]>>,
     to: To,
 }
 
@@ -335,7 +342,7 @@ impl Flight {
         let triggers = self.kept.as_ref().map_or(&[][..], |kept| &kept.triggers);
         let met: Vec<_> = triggers.iter().filter_map(|trigger| Some((*trigger, met(*trigger)?))).collect();
         for (trigger, how) in met {
-            self.fire(owner, id, &trigger.to_string(), format!("{trigger}: {how}"));
+            self.fire(owner, id, &trigger.to_string(), format!("{trigger}: {how}"), None);
         }
     }
 
@@ -353,7 +360,20 @@ impl Flight {
             kept.places.push(Place { owner, trap, seen: 1, again });
         }
         let cause = format!("trap {}@{innermost:#x}", trap.code);
-        self.fire(owner, id, &cause, format!("trap: {}", trap.code));
+        let place = Some((trap.code.clone(), innermost));
+        self.fire(owner, id, &cause, format!("trap: {}", trap.code), place);
+    }
+
+    /// Takes the core dump of a trap that was told before, for the recording that it makes; without one it is of no
+    /// use.
+    pub(crate) fn dumped(&mut self, owner: u32, code: &str, offset: u64, dump: Arc<[u8]>) {
+        let waits = |pending: &&mut Pending| {
+            let place = pending.trapped.as_ref().map(|(code, offset)| (&**code, *offset));
+            pending.owner == owner && place == Some((code, offset)) && pending.dump.is_none()
+        };
+        if let Some(pending) = self.pending.iter_mut().find(waits) {
+            pending.dump = Some(dump);
+        }
     }
 
     /// Follows traps that are not told any more. `times` gives how often a workload trapped at a place, `tell` asks
@@ -380,16 +400,24 @@ impl Flight {
         }
     }
 
-    fn fire(&mut self, owner: u32, id: &WorkloadId, cause: &str, trigger: String) {
+    fn fire(
+        &mut self,
+        owner: u32,
+        id: &WorkloadId,
+        what: &str,
+        trigger: String,
+        trapped: Option<(String, u64)>,
+    ) {
         let Some(kept) = &mut self.kept else { return };
-        let signature = Signature::of(&[&id.name, &id.version, cause]);
+        let signature = Signature::of(&[&id.name, &id.version, what]);
         let now = Instant::now();
         if !kept.limits.admit(signature, now) {
             self.suppress(1, trigger);
             return;
         }
         let suppressed = std::mem::take(&mut self.untold);
-        self.pending.push(Pending { owner, id: id.clone(), signature, trigger, suppressed });
+        let cause = Cause { workload: id.clone(), unix_nano: unix_nanos(SystemTime::now()), suppressed };
+        self.pending.push(Pending { owner, signature, trigger, cause, trapped, dump: None });
         self.next_step = self.next_step.min(now + SETTLE);
     }
 
@@ -423,8 +451,9 @@ impl Flight {
         self.captures.push(Capturing { owners, capture, until, started, entries: Vec::new(), used: 0 });
     }
 
-    /// The end of a step: what is due to be written, after everything was handed over. `end` for the last time.
-    pub(crate) fn due(&mut self, end: bool) -> Option<Due> {
+    /// The end of a step: what is due to be written, after everything was handed over. `end` for the last time; `wait`
+    /// while a core dump is being taken.
+    pub(crate) fn due(&mut self, end: bool, wait: bool) -> Option<Due> {
         let now = Instant::now();
         self.last_step = unix_nanos(SystemTime::now());
         if let Some(kept) = &mut self.kept {
@@ -439,6 +468,7 @@ impl Flight {
         let over = self.captures.iter().position(|capture| end || capture.until <= now);
         let due = match over {
             Some(at) => self.captured(at),
+            None if wait => None,
             None => self.triggered(),
         };
         if !self.pending.is_empty() {
@@ -450,32 +480,32 @@ impl Flight {
     fn captured(&mut self, at: usize) -> Option<Due> {
         let Capturing { owners, capture, started, mut entries, .. } = self.captures.remove(at);
         entries.sort_by_key(|entry| entry.time);
-        let head = self.head(started, format!("capture: {}", capture.workload));
+        let workload = WorkloadId::new(&capture.workload, "");
+        let cause = Cause { workload, unix_nano: started, suppressed: 0 };
+        let head = self.head(started, "capture".to_owned(), cause);
         let to = To::Caller { folder: self.folder.clone()?, reply: capture.reply };
-        Some(Due { owners, head, entries, to })
+        Some(Due { owners, head, entries, dump: None, to })
     }
 
     fn triggered(&mut self) -> Option<Due> {
         let kept = self.kept.as_ref().filter(|_| !self.pending.is_empty())?;
-        let Pending { owner, id, signature, trigger, suppressed } = self.pending.remove(0);
+        let Pending { owner, signature, trigger, cause, dump, .. } = self.pending.remove(0);
         let entries = kept.ring.of(&[owner, HOST]);
-        let name = directory::name(&id.name, SystemTime::now(), signature);
+        let name = directory::name(&cause.workload.name, SystemTime::now(), signature);
         let to = To::Directory { directory: kept.directory.clone(), name };
-        let trigger = match suppressed {
-            0 => format!("{trigger}, in {} {}", id.name, id.version),
-            n => {
-                format!(
-                    "{trigger}, in {} {}; triggers before it without a recording: {n}",
-                    id.name, id.version
-                )
-            }
-        };
         let started = entries.first().map_or(self.last_step, |entry| entry.time);
-        Some(Due { owners: vec![owner], head: self.head(started, trigger), entries, to })
+        Some(Due { owners: vec![owner], head: self.head(started, trigger, cause), entries, dump, to })
     }
 
-    fn head(&self, started_unix_nano: u64, trigger: String) -> Head {
-        Head { resource: self.resource.clone(), started_unix_nano, hz: self.hz, trigger }
+    fn head(&self, started_unix_nano: u64, trigger: String, cause: Cause) -> Head {
+        Head {
+            resource: self.resource.clone(),
+            started_unix_nano,
+            hz: self.hz,
+            trigger,
+            cause: Some(cause),
+            anchor: clock::anchor(),
+        }
     }
 
     /// Hands a recording over to be written.
@@ -483,9 +513,9 @@ impl Flight {
         let places = self.kept.iter().flat_map(|kept| &kept.places);
         let own = places.filter(|place| due.owners.contains(&place.owner));
         present.traps = own.map(|place| place.trap.clone()).collect();
-        let Due { head, entries, to, .. } = due;
+        let Due { head, entries, dump, to, .. } = due;
         self.next_step = self.next_step.min(Instant::now() + SETTLE);
-        self.writer.write(Job { head, entries, present, to });
+        self.writer.write(Job { head, entries, present, dump, to });
     }
 
     /// What happened since the last call; waits so long for a recording that is being written.

@@ -39,6 +39,8 @@ pub(super) struct Job {
     /// In the order of their times.
     pub entries: Vec<Arc<Entry>>,
     pub present: Present,
+    /// The core dump of the trap that it is about.
+    pub dump: Option<Arc<[u8]>>,
     pub to: To,
 }
 
@@ -98,11 +100,13 @@ impl WriterThread {
 
 fn work(inbox: &Receiver<Box<Job>>, outbox: &Sender<Outcome>) {
     while let Ok(job) = inbox.recv() {
-        let Job { head, entries, present, to } = *job;
-        let write = |path: &Path| write(path, &head, &entries, &present).map_err(|error| chain(&error));
+        let Job { head, entries, present, dump, to } = *job;
+        let write = |path: &Path| {
+            write(path, &head, &entries, &present, dump.as_deref()).map_err(|error| chain(&error))
+        };
         let outcome = match to {
             To::Directory { directory, name } => match kept(&directory, &name, write) {
-                Ok((path, evicted)) => Outcome::Written { path, trigger: head.trigger.clone(), evicted },
+                Ok((path, evicted)) => Outcome::Written { path, trigger: reason(&head), evicted },
                 Err(reason) => Outcome::Failed(reason),
             },
             To::Caller { folder, reply } => {
@@ -115,6 +119,12 @@ fn work(inbox: &Receiver<Box<Job>>, outbox: &Sender<Outcome>) {
             return;
         }
     }
+}
+
+/// Why there is a recording, and of whom.
+fn reason(head: &Head) -> String {
+    let Some(cause) = &head.cause else { return head.trigger.clone() };
+    format!("{}, in {} {}", head.trigger, cause.workload.name, cause.workload.version)
 }
 
 fn kept(
@@ -140,7 +150,13 @@ fn nameless(folder: &Path, write: impl FnOnce(&Path) -> Result<(), String>) -> R
     done
 }
 
-fn write(path: &Path, head: &Head, entries: &[Arc<Entry>], present: &Present) -> Result<(), WriteError> {
+fn write(
+    path: &Path,
+    head: &Head,
+    entries: &[Arc<Entry>],
+    present: &Present,
+    dump: Option<&[u8]>,
+) -> Result<(), WriteError> {
     let mut writer = Writer::create(path, head)?;
     let last = entries.last().map_or(head.started_unix_nano, |entry| entry.time);
     for (module, debug) in &present.modules {
@@ -157,6 +173,10 @@ fn write(path: &Path, head: &Head, entries: &[Arc<Entry>], present: &Present) ->
     present.heaps.iter().try_for_each(|heap| writer.heap(heap, last))?;
     if !present.blocked.calls.is_empty() {
         writer.blocked(&present.blocked, last)?;
+    }
+    // Level 1: memory is mostly zeroes and repetition. It fails only without memory for it.
+    if let Some(packed) = dump.and_then(|dump| zstd::bulk::compress(dump, 1).ok()) {
+        writer.core_dump(0, last, &packed)?;
     }
     writer.finish()
 }
