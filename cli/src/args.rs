@@ -332,14 +332,20 @@ pub struct TopArgs {
 
 #[derive(Debug, Args)]
 pub struct OpenArgs {
-    /// A recording.
+    /// A recording, or a core dump of the wasmtime command.
     pub file: PathBuf,
+    /// The module that a core dump is of, where it is not beside the dump or in the current directory.
+    #[arg(long, value_name = "FILE")]
+    pub module: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// A recording.
+    /// A recording, or a core dump of the wasmtime command.
     pub file: PathBuf,
+    /// The module that a core dump is of, where it is not beside the dump or in the current directory.
+    #[arg(long, value_name = "FILE")]
+    pub module: Option<PathBuf>,
     /// JSON for scripts instead of text.
     #[arg(long)]
     pub json: bool,
@@ -355,8 +361,11 @@ pub struct ReportArgs {
 /// included. With any of them: what addr2line prints for them.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A recording.
+    /// A recording, or a core dump of the wasmtime command.
     pub file: PathBuf,
+    /// The module that a core dump is of, where it is not beside the dump or in the current directory.
+    #[arg(long, value_name = "FILE")]
+    pub module: Option<PathBuf>,
     /// The format.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub to: ExportFormat,
@@ -366,6 +375,9 @@ pub struct ExportArgs {
     /// Which samples, for formats that hold one kind.
     #[arg(long, value_enum, default_value_t = ExportKind::Cpu)]
     pub kind: ExportKind,
+    /// Which core dump, counted from 1, of a recording with several.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub nth: usize,
 }
 
 /// A format of other tools.
@@ -381,7 +393,7 @@ pub enum ExportFormat {
     Perfetto,
     /// OTLP as JSON lines: metrics, spans and profiles.
     Otlp,
-    /// The core dump of the first trap, in the format of the WebAssembly tool conventions.
+    /// A core dump in the format of the WebAssembly tool conventions, with the locals that can be derived.
     Coredump,
 }
 
