@@ -214,6 +214,10 @@ pub struct Flight {
     /// several times.
     #[arg(long = "trigger", value_name = "CONDITION")]
     pub triggers: Vec<Trigger>,
+    /// Keep the lines that guests write to standard output and error in recordings too, whatever they hold: the first
+    /// 4 KiB of each.
+    #[arg(long)]
+    pub record_output: bool,
     /// Let this user ask for recordings over a socket at this path; see sandscope capture.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -391,7 +395,7 @@ pub enum ExportFormat {
     Firefox,
     /// A trace for <https://ui.perfetto.dev>: spans and metrics over time.
     Perfetto,
-    /// OTLP as JSON lines: metrics, spans and profiles.
+    /// OTLP as JSON lines: metrics, spans, logs and profiles.
     Otlp,
     /// A core dump in the format of the WebAssembly tool conventions, with the locals that can be derived.
     Coredump,

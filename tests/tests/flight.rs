@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sandscope_host::{Builder, Loaded, Recordings, Sandscope, WorkloadId};
-use sandscope_proto::otlp::PointValue;
+use sandscope_proto::otlp::{LineBatch, PointValue};
 use sandscope_recording::Recording;
 use sandscope_tests::{Background, guest, output, sandscope, stderr, stdout};
 use wasmtime::{Config, Engine, Instance, Module, Store};
@@ -323,4 +323,45 @@ fn a_capture_is_what_was_asked_for() {
         .output()
         .unwrap();
     assert!(stderr(&none).contains("find a host"), "{}", stderr(&none));
+}
+
+/// What a guest wrote is in recordings where that is allowed, with the call that wrote it, and never as commands for a
+/// terminal; elsewhere it is not.
+#[test]
+fn lines_of_guests_are_kept_where_that_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (directory, record) = (dir.path().join("r"), dir.path().join("run.mcap"));
+    let guest = guest("crash");
+    let run = |flags: &[&str]| {
+        let fixed =
+            ["run", "--recordings", directory.to_str().unwrap(), "--record", record.to_str().unwrap()];
+        let guest = [guest.to_str().unwrap(), "panic", "red \u{1b}[31m alert"];
+        let output = output(&[&fixed[..], flags, &guest].concat());
+        assert_eq!(output.status.code(), Some(134), "{}", stderr(&output));
+        output
+    };
+    let shown = run(&["--record-output"]);
+    assert!(stderr(&shown).contains("red \u{1b}[31m alert"), "the guest's own output is as it was");
+    let [only] = &*recordings(&directory) else { panic!("{}", stderr(&shown)) };
+    for path in [only, &record] {
+        let recording = Recording::open(path).unwrap();
+        let mut lines = Vec::new();
+        recording
+            .each_log_batch(|request| {
+                lines.extend(LineBatch::from_otlp(&request).0.into_iter().flat_map(|batch| batch.lines));
+            })
+            .unwrap();
+        let line = lines.iter().find(|line| line.text.contains("red \u{1b}[31m alert")).unwrap();
+        assert_eq!((&*line.stream, &*line.workload.as_ref().unwrap().name), ("stderr", "crash"));
+        let mut spans = Vec::new();
+        recording.each_span_batch(|batch| spans.extend(batch.spans)).unwrap();
+        assert!(spans.iter().any(|span| span.span_id == line.span_id), "{line:?} {spans:?}");
+        let text = stdout(&output(&["report", path.to_str().unwrap()]));
+        assert!(text.contains("stderr crash: ") && text.contains("alert"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+    run(&[]);
+    let [only] = &*recordings(&directory) else { panic!("one recording") };
+    assert!([only, &record].iter().all(|path| Recording::open(path).unwrap().logs() == 0));
 }

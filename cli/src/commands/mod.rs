@@ -47,6 +47,7 @@ pub fn scope(
             Clock::Wall => sandscope_host::Clock::Wall,
         })
         .dumped_memory(dumped.record.into())
+        .guest_output(flight.record_output)
         .interval(identity.interval)
         .metrics_facade(true)
         .on_recording(|path, why| {

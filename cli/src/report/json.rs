@@ -288,10 +288,10 @@ pub struct Trap {
 pub struct Event {
     /// Seconds after the start of the recording: when it ended, or was counted.
     pub at_s: f64,
-    /// `start`, `call`, `growth`, `gc` or `trap`.
+    /// `start`, `call`, `growth`, `gc`, `trap`, or for a line that a guest wrote `stdout` or `stderr`.
     pub kind: &'static str,
     pub workload: String,
-    /// The call's name, the trap's code, how many growths or collections, how a start found its code.
+    /// The call's name, the trap's code, how many growths or collections, how a start found its code, the line.
     pub what: String,
     pub duration_s: Option<f64>,
 }

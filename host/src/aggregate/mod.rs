@@ -13,6 +13,7 @@ mod delay;
 mod flight;
 mod fold;
 mod heap;
+mod lines;
 mod locks;
 mod pace;
 mod record;
@@ -39,6 +40,7 @@ use crate::dump::{Dumped, FrameSizes};
 use crate::engine::Doubt;
 use crate::export::{Exporter, Outgoing};
 use crate::flight::{Capture, Flight};
+use crate::output::Line;
 use crate::sampler::Unavailable;
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
 use crate::shape::shadow_stack;
@@ -104,11 +106,17 @@ pub(crate) struct NewCode {
     pub frame_sizes: Arc<FrameSizes>,
 }
 
+/// What comes from calls through queues of its own.
+pub(crate) struct Ended {
+    pub spans: Receiver<SpanRecord>,
+    pub lines: Option<Receiver<Line>>,
+}
+
 /// Opens the recording and starts the thread.
 pub(crate) fn start(
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Command>,
-    ended: Receiver<SpanRecord>,
+    ended: Ended,
     settings: Builder,
 ) -> Result<JoinHandle<()>, BuildError> {
     let recorder = settings.record.as_deref().map(|path| Recorder::create(path, &shared)).transpose()?;
@@ -158,7 +166,8 @@ pub(crate) fn start(
                     blocked: Blocked::default(),
                     delays: Delays::default(),
                     pace,
-                    spans: Spans::new(ended, wanted),
+                    spans: Spans::new(ended.spans, wanted),
+                    lines: ended.lines,
                     traps: TrapLog::default(),
                     waiting: Vec::new(),
                     dropped: 0,
@@ -209,6 +218,8 @@ struct Aggregator {
     delays: Delays,
     pace: Pace,
     spans: Spans,
+    /// What guests wrote, if that is kept.
+    lines: Option<Receiver<Line>>,
     traps: TrapLog,
     /// Retired code that a handler might still have been reading at the last settling.
     waiting: Vec<Arc<Code>>,
@@ -380,6 +391,7 @@ impl Aggregator {
                 }
             }
         }
+        self.drain_lines(&all);
     }
 
     /// Turns program counters into offsets and lets go of code that nothing refers to any more.

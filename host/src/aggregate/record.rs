@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use sandscope_model::{SampleKind, WorkloadId};
-use sandscope_proto::otlp::{MetricBatch, SpanBatch};
+use sandscope_proto::otlp::{LineBatch, MetricBatch, SpanBatch};
 use sandscope_proto::recording::{self as wire, AllocationSite, BlockedCall, Lock, Trap};
 use sandscope_recording::{Head, ModuleInfo, SampleBatch, WriteError, Writer};
 
@@ -128,6 +128,11 @@ impl Recorder {
         let (number, now) = (self.dumps, unix_nanos(SystemTime::now()));
         self.dumps += 1;
         self.write(|writer| writer.core_dump(number, now, &packed));
+    }
+
+    pub(super) fn lines(&mut self, lines: &LineBatch) {
+        let now = unix_nanos(SystemTime::now());
+        self.write(|writer| writer.logs(&lines.to_otlp(), now));
     }
 
     pub(super) fn spans(&mut self, spans: &SpanBatch) {

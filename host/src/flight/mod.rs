@@ -13,7 +13,7 @@
 //!
 //! # Security
 //! Offsets, durations, counts, names of functions and files; nothing of a guest's arguments or environment, and of its
-//! memory what [`Recordings::dumped_memory`] says: by default nothing. A recording holds one workload name's own figures and those of the host as a whole, no other's.
+//! memory what [`Recordings::dumped_memory`] says: by default nothing. What it writes only where that is allowed. A recording holds one workload name's own figures and those of the host as a whole, no other's.
 
 mod directory;
 mod limits;
@@ -34,7 +34,7 @@ use std::time::{Duration, Instant, SystemTime};
 use prost::Message;
 use sandscope_model::{SampleKind, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
-use sandscope_proto::otlp::{MetricBatch, Point, PointValue, Resource, Span, SpanBatch};
+use sandscope_proto::otlp::{LineBatch, MetricBatch, Point, PointValue, Resource, Span, SpanBatch};
 use sandscope_proto::recording::Trap;
 use sandscope_proto::stacks::StackEncoder;
 use sandscope_recording::{Cause, Head};
@@ -292,6 +292,12 @@ impl Flight {
             }
             _ => None,
         });
+    }
+
+    /// Takes lines that a workload's guests wrote.
+    pub(crate) fn lines(&mut self, owner: u32, batch: &LineBatch) {
+        let time = batch.lines.last().map_or(0, |line| line.time_unix_nano);
+        self.keep(owner, Kind::Lines, time, &batch.to_otlp());
     }
 
     /// Takes the points of all workloads.

@@ -1,6 +1,7 @@
 //! The thread that puts recordings together: decoding, compressing and syncing take too long for the aggregator.
 //! One recording at a time.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,9 +10,10 @@ use std::time::Duration;
 
 use prost::Message;
 use sandscope_model::{Profile, SampleKind, WorkloadId};
+use sandscope_proto::otel::collector::logs::v1::ExportLogsServiceRequest;
 use sandscope_proto::otel::collector::metrics::v1::ExportMetricsServiceRequest;
 use sandscope_proto::otel::collector::trace::v1::ExportTraceServiceRequest;
-use sandscope_proto::otlp::{MetricBatch, Resource, Span, SpanBatch};
+use sandscope_proto::otlp::{Line, LineBatch, MetricBatch, Resource, Span, SpanBatch};
 use sandscope_proto::recording::{self as wire, Blocked, ColdStart, Heap, Locks, Trap};
 use sandscope_proto::stacks::StackDecoder;
 use sandscope_recording::{Head, ModuleInfo, SampleBatch, WriteError, Writer};
@@ -165,9 +167,17 @@ fn write(
         writer.module(module, debug.as_deref())?;
     }
     present.starts.iter().try_for_each(|start| writer.cold_start(start))?;
-    let mut spans = Vec::new();
-    entries.iter().try_for_each(|entry| put(&mut writer, &head.resource, entry, &mut spans))?;
+    let mut gathered = Gathered::default();
+    entries.iter().try_for_each(|entry| put(&mut writer, &head.resource, entry, &mut gathered))?;
+    let Gathered { spans, mut lines } = gathered;
+    let traces: HashMap<u64, u128> = spans.iter().map(|span| (span.span_id, span.trace_id)).collect();
+    for line in &mut lines {
+        line.trace_id = traces.get(&line.span_id).copied().unwrap_or(0);
+    }
     writer.spans(&SpanBatch { resource: head.resource.clone(), spans })?;
+    if !lines.is_empty() {
+        writer.logs(&LineBatch { resource: head.resource.clone(), lines }.to_otlp(), last)?;
+    }
     present.traps.iter().try_for_each(|trap| writer.trap(trap))?;
     present.locks.iter().try_for_each(|locks| writer.locks(locks, last))?;
     present.heaps.iter().try_for_each(|heap| writer.heap(heap, last))?;
@@ -181,13 +191,20 @@ fn write(
     writer.finish()
 }
 
-/// Writes an entry, spans aside, which are many and small. All were encoded by this process, so what does not
+/// What is many and small, and is written together.
+#[derive(Default)]
+struct Gathered {
+    spans: Vec<Span>,
+    lines: Vec<Line>,
+}
+
+/// Writes an entry, or gathers it. All were encoded by this process, so what does not
 /// decode cannot be there.
 fn put(
     writer: &mut Writer,
     resource: &Resource,
     entry: &Entry,
-    spans: &mut Vec<Span>,
+    gathered: &mut Gathered,
 ) -> Result<(), WriteError> {
     let data = &*entry.data;
     match entry.kind {
@@ -200,7 +217,13 @@ fn put(
         Kind::Spans => {
             let batches =
                 ExportTraceServiceRequest::decode(data).map(|request| SpanBatch::from_otlp(&request).0);
-            spans.extend(batches.into_iter().flatten().flat_map(|batch| batch.spans));
+            gathered.spans.extend(batches.into_iter().flatten().flat_map(|batch| batch.spans));
+            Ok(())
+        }
+        Kind::Lines => {
+            let batches =
+                ExportLogsServiceRequest::decode(data).map(|request| LineBatch::from_otlp(&request).0);
+            gathered.lines.extend(batches.into_iter().flatten().flat_map(|batch| batch.lines));
             Ok(())
         }
     }
