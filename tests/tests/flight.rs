@@ -172,7 +172,7 @@ fn waits_and_collections_are_triggers() {
         let mut args = vec!["run", "--recordings", directory.to_str().unwrap(), "--trigger", condition];
         args.extend(flags);
         args.extend(["--", guest.to_str().unwrap()]);
-        args.extend(if guest_name == "gc" { &["2000"][..] } else { &["4", "200"] });
+        args.extend(if guest_name == "gc" { &["2000"][..] } else { &["4", "4000"] });
         let output = output(&args);
         assert!(output.status.success(), "{}", stderr(&output));
         let [only] = &*recordings(&directory) else { panic!("{}", stderr(&output)) };
