@@ -210,8 +210,8 @@ pub struct Flight {
     /// Most bytes of recordings in the directory, such as 512MiB; repeats go first.
     #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = bytes)]
     pub recordings_limit: usize,
-    /// Write one for this reason too: call>2s, call>p99*5, memory>90%, gc>100ms or lock>100ms. May be given
-    /// several times.
+    /// Write one for this reason too: call>2s, call>p99*5, memory>90%, gc>100ms, lock>100ms, or a metric by its name
+    /// as in wasm.memory.size>100MiB. May be given several times.
     #[arg(long = "trigger", value_name = "CONDITION")]
     pub triggers: Vec<Trigger>,
     /// Keep the lines that guests write to standard output and error in recordings too, whatever they hold: the first

@@ -130,7 +130,9 @@ fn a_storm_is_one_recording_and_a_count() {
 #[test]
 fn triggers_name_their_reason() {
     let dir = tempfile::tempdir().unwrap();
-    let triggers = ["call>200ms", "call>p99*20", "memory>90%"].map(|text| text.parse().unwrap()).to_vec();
+    let triggers = ["call>200ms", "call>p99*20", "memory>90%", "wasm.memory.grows>0.5"]
+        .map(|text| text.parse().unwrap())
+        .to_vec();
     let scope = Sandscope::builder()
         .hz(0.0)
         .recordings(Recordings { triggers, ..Recordings::to(dir.path().join("r")) })
@@ -154,10 +156,11 @@ fn triggers_name_their_reason() {
     let mut found: Vec<String> =
         recordings(&dir.path().join("r")).iter().map(|path| why(&open(path))).collect();
     found.sort();
-    let [usual, slow, full] = &*found else { panic!("{found:?}") };
+    let [usual, slow, full, grown] = &*found else { panic!("{found:?}") };
     assert!(slow.starts_with("call>p99*20: a call took 18") && slow.ends_with("ms, in slower@1"), "{slow}");
     assert!(usual.starts_with("call>200ms: a call took 25") && usual.ends_with("ms, in slow@1"), "{usual}");
     assert_eq!(full, "memory>90%: 100.0 % are in use, in full@1");
+    assert_eq!(grown, "wasm.memory.grows>0.5: it is 1, in full@1");
 }
 
 /// Waits and collections too, in the program's real guests.
