@@ -6,6 +6,7 @@ mod clock;
 mod layout;
 mod overhead;
 mod stats;
+mod storm;
 mod symbols;
 mod verdict;
 mod worker;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask bench overhead [--quick] [--only WORKLOAD]
        cargo xtask bench accuracy [--quick]
+       cargo xtask bench storm [--quick]
        cargo xtask bench symbols [--quick]";
 
 fn main() -> ExitCode {
@@ -28,6 +30,8 @@ fn main() -> ExitCode {
         ["overhead", "--quick", "--only", name] => overhead::run(true, Some(name)),
         ["accuracy"] => accuracy::run(false),
         ["accuracy", "--quick"] => accuracy::run(true),
+        ["storm"] => storm::run(false),
+        ["storm", "--quick"] => storm::run(true),
         ["symbols"] => symbols::run(false),
         ["symbols", "--quick"] => symbols::run(true),
         ["symbols-side", side, module, addresses] => symbols::side::run(side, module, addresses),

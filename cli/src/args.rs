@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use sandscope_host::Trigger;
 
-use crate::values::{bytes, capture_time, default_cache, duration, loopback, seconds};
+use crate::values::{
+    bytes, capture_time, default_cache, duration, loopback, recorder_size, recorder_time, seconds,
+};
 
 /// Observability and debugging for sandboxed (WebAssembly) workloads.
 #[derive(Debug, Parser)]
@@ -125,6 +127,16 @@ pub enum Memory {
     All,
 }
 
+impl From<Memory> for sandscope_host::DumpedMemory {
+    fn from(memory: Memory) -> Self {
+        match memory {
+            Memory::None => Self::None,
+            Memory::Stack => Self::Stack,
+            Memory::All => Self::All,
+        }
+    }
+}
+
 /// What the guest is given.
 #[derive(Debug, Clone, Args)]
 pub struct Given {
@@ -183,16 +195,29 @@ pub struct RecoverArgs {
 }
 
 /// What the host records by itself, and for whom.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Flight {
-    /// When a guest traps, write a recording of the last 30 s before it to this directory, which nobody else may
+    /// When a guest traps, write a recording of the seconds before it to this directory, which nobody else may
     /// write to.
     #[arg(long, value_name = "DIR")]
     pub recordings: Option<PathBuf>,
-    /// Write one for this reason too: call>2s, call>p99*5, memory>90%, gc>100ms or lock>100ms. May be given
-    /// several times.
+    /// How much of the past such a recording holds, such as 30s or 2m.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = recorder_time)]
+    pub recorder_window: Duration,
+    /// Memory of this process for the past of all guests, such as 64MiB.
+    #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = recorder_size)]
+    pub recorder_size: usize,
+    /// Most bytes of recordings in the directory, such as 512MiB; repeats go first.
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = bytes)]
+    pub recordings_limit: usize,
+    /// Write one for this reason too: call>2s, call>p99*5, memory>90%, gc>100ms, lock>100ms, or a metric by its name
+    /// as in wasm.memory.size>100MiB. May be given several times.
     #[arg(long = "trigger", value_name = "CONDITION")]
     pub triggers: Vec<Trigger>,
+    /// Keep the lines that guests write to standard output and error in recordings too, whatever they hold: the first
+    /// 4 KiB of each.
+    #[arg(long)]
+    pub record_output: bool,
     /// Let this user ask for recordings over a socket at this path; see sandscope capture.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -208,9 +233,10 @@ pub struct RunArgs {
     pub cache: ModuleCache,
     #[command(flatten)]
     pub given: Given,
-    /// What of the guest's memory a recording may hold when it traps.
-    #[arg(long, value_enum, default_value_t = Memory::Stack)]
-    pub memory: Memory,
+    /// What of the guest's memory a recording may hold when it traps; by default stack with --record, and none in
+    /// --recordings.
+    #[arg(long, value_enum)]
+    pub memory: Option<Memory>,
     /// Call this exported function, with numbers as arguments, instead of running the command.
     #[arg(long, value_name = "FUNCTION")]
     pub invoke: Option<String>,
@@ -313,14 +339,20 @@ pub struct TopArgs {
 
 #[derive(Debug, Args)]
 pub struct OpenArgs {
-    /// A recording.
+    /// A recording, or a core dump of the wasmtime command.
     pub file: PathBuf,
+    /// The module that a core dump is of, where it is not beside the dump or in the current directory.
+    #[arg(long, value_name = "FILE")]
+    pub module: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// A recording.
+    /// A recording, or a core dump of the wasmtime command.
     pub file: PathBuf,
+    /// The module that a core dump is of, where it is not beside the dump or in the current directory.
+    #[arg(long, value_name = "FILE")]
+    pub module: Option<PathBuf>,
     /// JSON for scripts instead of text.
     #[arg(long)]
     pub json: bool,
@@ -336,8 +368,11 @@ pub struct ReportArgs {
 /// included. With any of them: what addr2line prints for them.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A recording.
+    /// A recording, or a core dump of the wasmtime command.
     pub file: PathBuf,
+    /// The module that a core dump is of, where it is not beside the dump or in the current directory.
+    #[arg(long, value_name = "FILE")]
+    pub module: Option<PathBuf>,
     /// The format.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub to: ExportFormat,
@@ -347,6 +382,9 @@ pub struct ExportArgs {
     /// Which samples, for formats that hold one kind.
     #[arg(long, value_enum, default_value_t = ExportKind::Cpu)]
     pub kind: ExportKind,
+    /// Which core dump, counted from 1, of a recording with several.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub nth: usize,
 }
 
 /// A format of other tools.
@@ -360,9 +398,9 @@ pub enum ExportFormat {
     Firefox,
     /// A trace for <https://ui.perfetto.dev>: spans and metrics over time.
     Perfetto,
-    /// OTLP as JSON lines: metrics, spans and profiles.
+    /// OTLP as JSON lines: metrics, spans, logs and profiles.
     Otlp,
-    /// The core dump of the first trap, in the format of the WebAssembly tool conventions.
+    /// A core dump in the format of the WebAssembly tool conventions, with the locals that can be derived.
     Coredump,
 }
 

@@ -7,9 +7,11 @@ mod demo;
 mod diff;
 mod explain;
 mod export;
+mod foreign;
 mod lookup;
 mod problem;
 mod report;
+mod stopped;
 mod store;
 mod values;
 

@@ -44,6 +44,19 @@ pub fn capture_time(text: &str) -> Result<Duration, String> {
     if duration <= most { Ok(duration) } else { Err(format!("it can be {most:?} at most")) }
 }
 
+/// How much of the past a host keeps: up to an hour.
+pub fn recorder_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    let fits = (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&time);
+    if fits { Ok(time) } else { Err("it can be 1s to 1h".to_owned()) }
+}
+
+/// Memory for it.
+pub fn recorder_size(text: &str) -> Result<usize, String> {
+    let size = bytes(text)?;
+    if size >= 1 << 20 { Ok(size) } else { Err("it is 1MiB at least".to_owned()) }
+}
+
 /// A number of seconds.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.trim_end_matches('s').parse().map_err(|_| format!("{text:?} is no number"))?;

@@ -9,7 +9,11 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use sandscope_recording::ClockAnchor;
+
+use crate::scope::unix_nanos;
 
 /// Nanoseconds per tick in units of 2^-32; 0 where the kernel's clock is used.
 static SCALE: AtomicU64 = AtomicU64::new(0);
@@ -87,13 +91,30 @@ fn reading() -> (u64, Instant) {
 pub(crate) fn thread_cpu_ns() -> Option<u64> {
     #[cfg(unix)]
     {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `now` lives across the call.
-        let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
-        (failed == 0).then(|| now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+        clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
     }
     #[cfg(not(unix))]
     None
+}
+
+/// Now, on the calendar's clock and on the monotonic one that other tools show; `None` where the system has no such
+/// clock.
+pub(crate) fn anchor() -> Option<ClockAnchor> {
+    #[cfg(unix)]
+    {
+        let monotonic_nano = clock_ns(libc::CLOCK_MONOTONIC)?;
+        Some(ClockAnchor { unix_nano: unix_nanos(SystemTime::now()), monotonic_nano })
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+#[cfg(unix)]
+fn clock_ns(clock: libc::clockid_t) -> Option<u64> {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` lives across the call.
+    let failed = unsafe { libc::clock_gettime(clock, &mut now) };
+    (failed == 0).then(|| now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
 }
 
 fn kernel_ns() -> u64 {

@@ -45,6 +45,7 @@ mod hostcall;
 mod load;
 mod memories;
 mod observed;
+mod output;
 mod pages;
 mod pool;
 mod prepare;
@@ -72,6 +73,7 @@ pub use flight::capture;
 pub use flight::{Recordings, Trigger, TriggerError};
 pub use hostcall::HostFunction;
 pub use load::{Loaded, Workload};
+pub use output::{GuestOutput, GuestStream};
 pub use prepare::Prepared;
 pub use sampler::Unavailable;
 #[doc(hidden)]

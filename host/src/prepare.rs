@@ -179,7 +179,7 @@ impl Sandscope {
     ) -> Loaded<T> {
         let Source { id: module, sidecar, bytes, rewritten, cache, began, took: (phase, ns) } = source;
         let start = Arc::new(Start::new(id.clone(), module.clone(), cache, began));
-        let wanted = self.shared().dumps.wanted;
+        let wanted = self.shared().dumps.wanted();
         let frame_sizes = Arc::new(FrameSizes::of(bytes.clone().filter(|_| wanted)));
         let workload = Workload::new(
             self.shared(),

@@ -13,13 +13,14 @@ use sandscope_proto::otlp::Resource;
 use tokio::sync::mpsc;
 use wasmtime::{Engine, EngineWeak};
 
-use crate::aggregate::{self, Command};
+use crate::aggregate::{self, Command, Ended};
 use crate::cache::{CacheError, DEFAULT_LIMIT, ModuleCache};
 use crate::clock;
 use crate::code::CodeRegistry;
 use crate::dump::{DumpedMemory, Dumps};
 use crate::engine::{self, Doubt, Traits};
 use crate::flight::Recordings;
+use crate::output::LineQueue;
 use crate::pool::Pools;
 use crate::sampler::{self, Unavailable};
 use crate::span::{self, SpanRecord};
@@ -174,6 +175,7 @@ pub struct Builder {
     pub(crate) cache: Option<PathBuf>,
     pub(crate) cache_limit: u64,
     pub(crate) dumped: DumpedMemory,
+    pub(crate) output: bool,
     pub(crate) recordings: Option<Recordings>,
     pub(crate) socket: Option<PathBuf>,
     pub(crate) on_recording: OnRecording,
@@ -251,13 +253,23 @@ impl Builder {
         self
     }
 
+    /// Keeps the lines that guests write in recordings too, of writers that are wrapped with [`Workload::output`]; those
+    /// of the [`runner`](crate::runner)'s guests are. Lines may hold anything that guests know. Default off.
+    ///
+    /// [`Workload::output`]: crate::Workload::output
+    pub fn guest_output(mut self, on: bool) -> Self {
+        self.output = on;
+        self
+    }
+
     /// Bytes that the cache may hold; what was not used for longest goes first. Default 1 GiB.
     pub fn module_cache_limit(mut self, bytes: u64) -> Self {
         self.cache_limit = bytes;
         self
     }
 
-    /// What core dumps of traps may hold of guests' memories; they are part of the recording. Default nothing.
+    /// What core dumps of traps may hold of guests' memories in the recording of the run ([`Self::record`]); for those of
+    /// the flight recorder see [`Recordings::dumped_memory`]. Default nothing.
     pub fn dumped_memory(mut self, memory: DumpedMemory) -> Self {
         self.dumped = memory;
         self
@@ -303,6 +315,9 @@ impl Builder {
             cache.and_then(|cache| cache.map_err(|error| (self.on_warning)(&Warning::Cache(error))).ok());
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (spans, ended) = span::queue();
+        let wants_output =
+            self.output && (self.record.is_some() || self.recordings.is_some() || self.socket.is_some());
+        let (output, written) = wants_output.then(LineQueue::new).unzip();
         let shared = Arc::new(Shared {
             scope: NEXT_SCOPE.fetch_add(1, Ordering::Relaxed),
             hz: if sampler.is_ok() { self.hz } else { 0.0 },
@@ -317,7 +332,11 @@ impl Builder {
             engines: Mutex::default(),
             closed: AtomicBool::new(false),
             pools: Pools::default(),
-            dumps: Dumps::new(self.dumped, self.record.is_some()),
+            dumps: Dumps::new(
+                self.record.is_some().then_some(self.dumped),
+                self.recordings.as_ref().map(|recordings| recordings.dumped_memory),
+            ),
+            output,
             spans,
             lost_spans: AtomicU64::new(0),
             commands,
@@ -331,7 +350,8 @@ impl Builder {
         if let Some(reason) = &access.builtins {
             (self.on_warning)(&Warning::Runtime(reason.clone()));
         }
-        let thread = aggregate::start(Arc::clone(&shared), inbox, ended, self)?;
+        let thread =
+            aggregate::start(Arc::clone(&shared), inbox, Ended { spans: ended, lines: written }, self)?;
         Ok(Sandscope(Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) })))
     }
 }
@@ -354,6 +374,8 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     pub(crate) pools: Pools,
     pub(crate) dumps: Dumps,
+    /// Lines that guests wrote; `None` if nobody wants them.
+    pub(crate) output: Option<Arc<LineQueue>>,
     /// Calls that ended and are kept as spans.
     pub(crate) spans: SyncSender<SpanRecord>,
     /// Spans that found the queue full.
@@ -434,6 +456,7 @@ impl Sandscope {
             cache: None,
             cache_limit: DEFAULT_LIMIT,
             dumped: DumpedMemory::None,
+            output: false,
             recordings: None,
             socket: None,
             on_recording: Box::new(|_, _| ()),
@@ -447,7 +470,7 @@ impl Sandscope {
     pub fn configure(&self, config: &mut wasmtime::Config) {
         config
             .generate_address_map(true)
-            .coredump_on_trap(self.shared().dumps.wanted)
+            .coredump_on_trap(self.shared().dumps.wanted())
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(sampler::MAX_FRAMES))
             .wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
         #[cfg(unix)]

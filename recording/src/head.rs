@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use sandscope_model::WorkloadId;
 use sandscope_proto::metric::attribute;
 use sandscope_proto::otlp::Resource;
 
@@ -15,6 +16,12 @@ pub const FORMAT_VERSION: u32 = 1;
 pub(crate) const METADATA: &str = "sandscope";
 
 const CRC: &str = "crc32";
+const CAUSE_WORKLOAD: &str = "trigger.workload";
+const CAUSE_VERSION: &str = "trigger.workload_version";
+const CAUSE_TIME: &str = "trigger.unix_nano";
+const CAUSE_SUPPRESSED: &str = "trigger.suppressed";
+const ANCHOR_WALL: &str = "clock.unix_nano";
+const ANCHOR_MONOTONIC: &str = "clock.monotonic_nano";
 const RECOVERED: &str = "recovered";
 const BYTES_LOST: &str = "recovered.bytes_lost";
 const SAMPLES_LOST: &str = "recovered.samples_lost";
@@ -31,8 +38,33 @@ pub struct Head {
     pub started_unix_nano: u64,
     /// Samples per second and thread that the sampler was set to; 0 if it was off.
     pub hz: f64,
-    /// Why there is a recording: `run`, `trap`.
+    /// Why there is a recording: `run`, `capture`, `trap: unreachable`, `call>2s: a call took 3.1 s`.
     pub trigger: String,
+    /// Who brought it about and when, if that was no person.
+    pub cause: Option<Cause>,
+    /// How the host's clocks stood; `None` if it did not say.
+    pub anchor: Option<ClockAnchor>,
+}
+
+/// What a trigger was about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// Whose trap, call or memory it was.
+    pub workload: WorkloadId,
+    /// When, in nanoseconds since 1970.
+    pub unix_nano: u64,
+    /// Triggers on this host since the recording before that made none, because there were enough.
+    pub suppressed: u64,
+}
+
+/// One moment on two clocks of the host: with it, times of its kernel's log and of other tools can be put beside those
+/// of the recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockAnchor {
+    /// Nanoseconds since 1970.
+    pub unix_nano: u64,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub monotonic_nano: u64,
 }
 
 /// What is known of the recording that this one was recovered from.
@@ -65,6 +97,17 @@ impl Head {
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into();
+        let mut add = |key: &str, value: &str| metadata.insert(key.to_owned(), cut(value).to_owned());
+        if let Some(Cause { workload, unix_nano, suppressed }) = &self.cause {
+            add(CAUSE_WORKLOAD, &workload.name);
+            add(CAUSE_VERSION, &workload.version);
+            add(CAUSE_TIME, &unix_nano.to_string());
+            add(CAUSE_SUPPRESSED, &suppressed.to_string());
+        }
+        if let Some(anchor) = self.anchor {
+            add(ANCHOR_WALL, &anchor.unix_nano.to_string());
+            add(ANCHOR_MONOTONIC, &anchor.monotonic_nano.to_string());
+        }
         let attributes = self.resource.attributes();
         metadata.extend(attributes.map(|(key, value)| (key.to_owned(), cut(value).to_owned())));
         if let Some(Recovered { missing, bytes_lost, samples_lost }) = recovered {
@@ -93,6 +136,8 @@ impl Head {
             bytes_lost: text(BYTES_LOST).parse().unwrap_or(0),
             samples_lost: text(SAMPLES_LOST).parse().unwrap_or(0),
         });
+        let number = |key: &str| text(key).parse::<u64>().ok();
+        let anchor = number(ANCHOR_WALL).zip(number(ANCHOR_MONOTONIC));
         let head = Self {
             resource: Resource {
                 service: text(attribute::SERVICE_NAME),
@@ -106,6 +151,12 @@ impl Head {
             started_unix_nano: text("started_unix_nano").parse().unwrap_or(0),
             hz: text("hz").parse().ok().filter(|hz: &f64| hz.is_finite() && *hz > 0.0).unwrap_or(0.0),
             trigger: text("trigger"),
+            cause: metadata.contains_key(CAUSE_WORKLOAD).then(|| Cause {
+                workload: WorkloadId::new(&text(CAUSE_WORKLOAD), &text(CAUSE_VERSION)),
+                unix_nano: number(CAUSE_TIME).unwrap_or(0),
+                suppressed: number(CAUSE_SUPPRESSED).unwrap_or(0),
+            }),
+            anchor: anchor.map(|(unix_nano, monotonic_nano)| ClockAnchor { unix_nano, monotonic_nano }),
         };
         Reading::Head(Box::new(head), recovered)
     }
@@ -140,7 +191,9 @@ mod tests {
             resource: Resource { region: "eu-1".into(), ..Resource::default() },
             started_unix_nano: 7,
             hz: 99.0,
-            trigger: "run".into(),
+            trigger: "trap: unreachable".into(),
+            cause: Some(Cause { workload: WorkloadId::new("w", "1"), unix_nano: 9, suppressed: 3 }),
+            anchor: Some(ClockAnchor { unix_nano: 8, monotonic_nano: 5 }),
         };
         let mut metadata = head.to_metadata(None).metadata;
         assert_eq!(read(&metadata), Reading::Head(Box::new(head), None));

@@ -88,10 +88,15 @@ impl Recording {
     /// As [`Recording::open`].
     pub fn read(name: String, mut source: Box<dyn Source>) -> Result<Self, OpenError> {
         let opened = open(&name, &mut source)?;
+        Ok(Self::of(name, source, opened))
+    }
+
+    /// A recording of what is known already; `source` is where its attachments are.
+    pub(crate) fn of(name: String, source: Box<dyn Source>, opened: Opened) -> Self {
         let Opened { head, recovered, fold, debug, dumps, integrity } = opened;
         let duration_s = (head.started_unix_nano > 0 && fold.last_unix_nano > 0)
             .then(|| fold.last_unix_nano.saturating_sub(head.started_unix_nano) as f64 / 1e9);
-        Ok(Self {
+        Self {
             source: Mutex::new(source),
             name,
             head,
@@ -112,7 +117,7 @@ impl Recording {
             logs: fold.logs,
             debug,
             dumps,
-        })
+        }
     }
 
     /// Where it was read from, safe to print.
@@ -385,13 +390,14 @@ impl std::fmt::Debug for Recording {
 }
 
 /// What one pass found.
-struct Opened {
-    head: Head,
-    recovered: Option<Recovered>,
-    fold: Fold,
-    debug: HashMap<ModuleId, (u64, u64)>,
-    dumps: BTreeMap<u32, (u64, u64)>,
-    integrity: Integrity,
+#[derive(Default)]
+pub(crate) struct Opened {
+    pub head: Head,
+    pub recovered: Option<Recovered>,
+    pub fold: Fold,
+    pub debug: HashMap<ModuleId, (u64, u64)>,
+    pub dumps: BTreeMap<u32, (u64, u64)>,
+    pub integrity: Integrity,
 }
 
 /// One sentence on what is missing.

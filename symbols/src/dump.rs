@@ -74,6 +74,8 @@ pub struct DumpFrame {
 struct DumpMemory<'a> {
     /// Length in bytes.
     len: u64,
+    /// Whether addresses are 64 bits wide.
+    is_64: bool,
     /// Start and bytes, ascending, without overlaps.
     runs: Vec<(u64, &'a [u8])>,
 }
@@ -134,7 +136,10 @@ impl<'a> CoreDump<'a> {
                     let ty = ty?;
                     let page = ty.page_size_log2.unwrap_or(16).min(16);
                     let len = ty.initial.saturating_mul(1 << page);
-                    self.push(|dump| &mut dump.memories, DumpMemory { len, runs: Vec::new() });
+                    self.push(
+                        |dump| &mut dump.memories,
+                        DumpMemory { len, is_64: ty.memory64, runs: Vec::new() },
+                    );
                 }
             }
             Payload::GlobalSection(globals) => {
@@ -228,6 +233,13 @@ impl<'a> CoreDump<'a> {
     pub(crate) fn shares_module(&self, instance: u32) -> bool {
         let module = self.instances.get(instance as usize).map(|instance| instance.module);
         module.and_then(|module| self.uses.get(&module)) != Some(&1)
+    }
+
+    /// Whether addresses in an instance's first memory are 64 bits wide.
+    pub(crate) fn is_64(&self, instance: u32) -> bool {
+        let memories = self.instances.get(instance as usize).map(|instance| &instance.memories);
+        let first = memories.and_then(|memories| self.memories.get(*memories.first()? as usize));
+        first.is_some_and(|memory| memory.is_64)
     }
 
     /// Fills `into` with the bytes at an address of an instance's memory, by its index in the instance; `false` if

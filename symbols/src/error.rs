@@ -26,6 +26,12 @@ pub enum SymbolError {
         /// Length of what was given, in bytes.
         len: usize,
     },
+    /// A core dump that cannot be copied, since its sections are not readable to the end.
+    #[error("read the core dump: it is broken at byte {offset}")]
+    BrokenDump {
+        /// Where.
+        offset: u64,
+    },
     /// Offsets would not fit the 32 bits that the format has for them.
     #[error("read symbols: {len} bytes are more than the 4 GiB that offsets can express")]
     TooLarge {

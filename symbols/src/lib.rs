@@ -18,6 +18,7 @@
 mod bytes;
 mod demangle;
 mod dump;
+mod dump_locals;
 mod dwarf;
 mod error;
 mod file;
@@ -33,6 +34,7 @@ mod variables;
 pub use bytes::Shared;
 pub use demangle::demangle;
 pub use dump::{CoreDump, DumpFrame, DumpInstance, DumpStack};
+pub use dump_locals::{Local, with_locals};
 pub use error::{Note, SymbolError};
 pub use file::{FrameRef, Frames, Lookup, SymbolFile};
 pub use sandscope_frames::FrameTable;

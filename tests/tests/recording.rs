@@ -1,6 +1,6 @@
 //! The format of recordings as others see it: `recording verify` and `recover`, and readers that are not ours.
 
-#![allow(clippy::print_stdout, reason = "the nightly log keeps the figures")]
+#![allow(clippy::print_stdout, reason = "the nightly log keeps the figures, and what was skipped")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -180,4 +180,56 @@ fn the_reader_of_mcap_itself_opens_a_recording() {
     assert!(metrics.contains(&"wasm.memory.size".into()), "{metrics:?}");
     let attachments = read["attachments"].as_array().unwrap();
     assert!(attachments.iter().any(|name| name.as_str().unwrap().starts_with("debug/")), "{attachments:?}");
+}
+
+/// A file system of its own with so much room, for as long as it is needed.
+struct Tiny(tempfile::TempDir);
+
+impl Tiny {
+    /// `None`, said aloud, for who may not mount.
+    fn new(bytes: u64) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={bytes}");
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(folder.path()).output();
+        let done = mount.is_ok_and(|output| output.status.success());
+        if !done {
+            println!("SKIPPED: a file system can only be mounted by root");
+        }
+        done.then_some(Self(folder))
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// A disk that fills up takes nothing that was recorded and changes nothing for the guest: without room to write the
+/// recording again it stays as it was, complete; without room for all of it, it opens and both it and the host say so.
+#[test]
+fn a_full_disk_leaves_what_was_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded = |folder: &Path| {
+        let path = folder.join("r.mcap");
+        let guest = guest("crash");
+        let run = output(&["run", "--record", path.to_str().unwrap(), guest.to_str().unwrap(), "structs"]);
+        assert_eq!(run.status.code(), Some(134), "{}", stderr(&run));
+        (path, stderr(&run))
+    };
+    let size = std::fs::metadata(recorded(dir.path()).0).unwrap().len();
+    let Some(tight) = Tiny::new(size + size / 2) else { return };
+    let (path, _) = recorded(tight.0.path());
+    let recording = Recording::open(&path).unwrap();
+    assert!(recording.complete() && recording.traps().len() == 1, "{:?}", recording.missing());
+    assert_eq!(std::fs::read_dir(tight.0.path()).unwrap().count(), 1, "what was begun is gone");
+
+    let full = Tiny::new(size / 2).unwrap();
+    let (path, said) = recorded(full.0.path());
+    assert!(said.contains("stays incomplete"), "{said}");
+    let recording = Recording::open(&path).unwrap();
+    assert!(!recording.complete());
+    let report = stdout(&output(&["report", path.to_str().unwrap()]));
+    assert!(report.contains("this recording is incomplete"), "{report}");
 }

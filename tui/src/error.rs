@@ -28,9 +28,6 @@ pub enum TuiError {
         /// The last thing that went wrong.
         reason: String,
     },
-    /// A recording that cannot be read.
-    #[error(transparent)]
-    Recording(#[from] sandscope_recording::OpenError),
     /// A part of the program stopped by itself: a fault of ours.
     #[error("keep {task} running: it ended by itself, which is a fault of sandscope")]
     Ended {

@@ -3,11 +3,9 @@
 
 mod terminal;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sandscope_recording::Recording;
-use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::app::{Effect, Message, State, update};
@@ -46,12 +44,8 @@ pub async fn top(options: TopOptions) -> Result<(), TuiError> {
 ///
 /// # Errors
 /// If there is no terminal, or the recording cannot be read.
-pub async fn open(path: &Path, load: LoadSymbols) -> Result<(), TuiError> {
-    let owned = path.to_owned();
-    let recording = spawn_blocking(move || Recording::open(&owned))
-        .await
-        .map_err(|_| TuiError::Ended { task: "the reader of recordings" })??;
-    let title = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+pub async fn open(recording: Recording, load: LoadSymbols) -> Result<(), TuiError> {
+    let title = recording.name().rsplit('/').next().unwrap_or_default().to_owned();
     let link = Link::Recording {
         missing: recording.missing().map(crate::data::Shown::new),
         duration_s: recording.duration_s(),

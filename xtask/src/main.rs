@@ -19,6 +19,7 @@ cargo xtask arm              the host's tests on aarch64, cross-compiled and emu
 cargo xtask guests [NAME…]   rebuild the sample guests (--install first installs what that needs, from Debian)
 cargo xtask bench overhead   what instrumentation costs, beside a bare engine [--quick] [--only WORKLOAD]
 cargo xtask bench accuracy   what samples say of guests whose CPU time is known [--quick]
+cargo xtask bench storm      a guest that traps all the time beside one that behaves [--quick]
 cargo xtask bench symbols    names and lines of offsets, beside addr2line and llvm-symbolizer [--quick]
 cargo xtask compare-symbols [MODULE] [--count N] [--seed N]
                              frames beside llvm-symbolizer's, at random instructions; of all guests without a MODULE
@@ -121,8 +122,18 @@ fn bench(args: &[&str]) -> Result<()> {
 
 /// All of it, also after one of them failed: a night tells as much as it can.
 fn nightly() -> Result<()> {
-    let parts =
-        ["test", "arm", "compare-symbols", "fuzz", "stress", "recordings", "symbols", "accuracy", "overhead"];
+    let parts = [
+        "test",
+        "arm",
+        "compare-symbols",
+        "fuzz",
+        "stress",
+        "recordings",
+        "symbols",
+        "storm",
+        "accuracy",
+        "overhead",
+    ];
     let one = |name: &&str| match *name {
         "test" => test(),
         "arm" => arm::check(&root()),

@@ -7,26 +7,30 @@ use std::process::ExitCode;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use sandscope_model::SampleKind;
+use sandscope_model::text::visible;
 use sandscope_recording::{Recording, export};
+use sandscope_symbols::with_locals;
 
 use crate::args::{ExportArgs, ExportFormat, ExportKind};
 use crate::export::{firefox, otlp, perfetto};
+use crate::foreign;
 use crate::lookup::Lookup;
 use crate::problem::{Problem, chain};
 use crate::report::Symbols;
+use crate::stopped::Stopped;
 
 /// Writes the recording in another format.
 pub fn export(args: &ExportArgs) -> Result<ExitCode, Problem> {
-    let recording = Recording::open(&args.file).map_err(|error| Problem::usage(chain(&error)))?;
+    let recording = foreign::open(&args.file, args.module.as_deref())?;
     let symbols = || {
         let symbols = Symbols::of(&recording, &Lookup::of_user());
         for note in &symbols.notes {
-            eprintln!("sandscope: {}", sandscope_model::text::visible(note));
+            eprintln!("sandscope: {}", visible(note));
         }
         symbols
     };
     let bytes = match args.to {
-        ExportFormat::Coredump => Ok(core_dump(&recording)?),
+        ExportFormat::Coredump => Ok(core_dump(&recording, args.nth)?),
         ExportFormat::Pprof => gzip(&export::pprof(&recording, &symbols())),
         ExportFormat::Folded => Ok(export::folded(&recording, kind(args.kind), &symbols()).into_bytes()),
         ExportFormat::Firefox => firefox::profile(&recording, &symbols()).and_then(|json| gzip(&json)),
@@ -45,19 +49,30 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode, Problem> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first core dump, and a word on others.
-fn core_dump(recording: &Recording) -> Result<Vec<u8>, Problem> {
-    let mut numbers = recording.core_dumps();
+/// The core dump that is the `nth` from 1, with the locals that can be derived, and a word on others.
+fn core_dump(recording: &Recording, nth: usize) -> Result<Vec<u8>, Problem> {
+    let numbers: Vec<u32> = recording.core_dumps().collect();
     let missing = || {
-        Problem::usage(format!("export {}: it holds no core dump", recording.name()))
+        let which = if numbers.is_empty() { "core dump".to_owned() } else { format!("{nth}. core dump") };
+        Problem::usage(format!("export {}: it holds no {which}", recording.name()))
             .next("`sandscope run --record FILE` writes one when the guest traps.")
     };
-    let first = numbers.next().ok_or_else(missing)?;
-    let more = numbers.count();
-    if more > 0 {
-        eprintln!("sandscope: the recording holds {more} more core dumps; this is the first");
+    let number = nth.checked_sub(1).and_then(|nth| numbers.get(nth)).ok_or_else(missing)?;
+    if numbers.len() > 1 {
+        let all = numbers.len();
+        eprintln!("sandscope: this is core dump {nth} of {all}; --nth N names another");
     }
-    recording.core_dump(first).map_err(|error| Problem::usage(chain(&error)))?.ok_or_else(missing)
+    let dump = recording.core_dump(*number).map_err(|error| Problem::usage(chain(&error)))?;
+    let dump = dump.ok_or_else(missing)?;
+    let with_locals = Stopped::of(&dump).and_then(|stopped| {
+        let file = stopped.symbols(recording)?;
+        let locals = file.derived_locals(&stopped.table, &stopped.dump, &stopped.frames);
+        with_locals(&dump, &locals).map_err(|error| format!("failed to {error}"))
+    });
+    Ok(with_locals.unwrap_or_else(|why| {
+        eprintln!("sandscope: no wasm locals were derived: {}", visible(&why));
+        dump
+    }))
 }
 
 fn kind(kind: ExportKind) -> SampleKind {

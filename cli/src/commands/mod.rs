@@ -23,11 +23,18 @@ use sandscope_model::text::visible;
 use crate::args::{Clock, Flight, Given, Identity, Memory, ModuleCache};
 use crate::problem::{Problem, chain};
 
+/// What of guests' memory goes into the recording of the run, and into those of the flight recorder.
+#[derive(Clone, Copy, Debug)]
+pub struct Dumped {
+    pub record: Memory,
+    pub recordings: Memory,
+}
+
 /// Starts the instrumented host that the flags describe. Warnings go to stderr, each once.
 pub fn scope(
     identity: &Identity,
     cache: &ModuleCache,
-    memory: Memory,
+    dumped: Dumped,
     flight: &Flight,
 ) -> Result<Sandscope, Problem> {
     let mut builder = Sandscope::builder()
@@ -39,11 +46,8 @@ pub fn scope(
             Clock::Cpu => sandscope_host::Clock::Cpu,
             Clock::Wall => sandscope_host::Clock::Wall,
         })
-        .dumped_memory(match memory {
-            Memory::None => sandscope_host::DumpedMemory::None,
-            Memory::Stack => sandscope_host::DumpedMemory::Stack,
-            Memory::All => sandscope_host::DumpedMemory::All,
-        })
+        .dumped_memory(dumped.record.into())
+        .guest_output(flight.record_output)
         .interval(identity.interval)
         .metrics_facade(true)
         .on_recording(|path, why| {
@@ -60,8 +64,14 @@ pub fn scope(
         builder = builder.module_cache(directory);
     }
     if let Some(directory) = &flight.recordings {
-        let triggers = flight.triggers.clone();
-        builder = builder.recordings(Recordings { triggers, ..Recordings::to(directory) });
+        builder = builder.recordings(Recordings {
+            directory: directory.clone(),
+            window: flight.recorder_window,
+            memory: flight.recorder_size,
+            directory_limit: flight.recordings_limit as u64,
+            triggers: flight.triggers.clone(),
+            dumped_memory: dumped.recordings.into(),
+        });
     } else if !flight.triggers.is_empty() {
         return Err(Problem::usage("record what triggers are met")
             .next("Say where recordings go with --recordings DIR."));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use sandscope_host::runner::{Ended, GuestFile, RunError, Runner};
 
 use super::trap;
-use crate::args::RunArgs;
+use crate::args::{Memory, RunArgs};
 use crate::problem::Problem;
 
 /// Exit code for a trap: what a shell shows for SIGABRT, as the wasmtime CLI has it.
@@ -24,7 +24,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Problem> {
         args.identity.workload.as_deref(),
         args.identity.workload_version.as_deref(),
     )?;
-    let scope = super::scope(&args.identity, &args.cache, args.memory, &args.flight)?;
+    let dumped = super::Dumped {
+        record: args.memory.unwrap_or(Memory::Stack),
+        recordings: args.memory.unwrap_or(Memory::None),
+    };
+    let scope = super::scope(&args.identity, &args.cache, dumped, &args.flight)?;
     let runner = Runner::new(&scope)?;
     let command = runner.command(&file)?;
     let grants = super::grants(&args.given, args.guest.clone());

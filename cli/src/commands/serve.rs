@@ -22,7 +22,8 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode, Problem> {
     }
     let own = || Some(capture::directory()?.join(format!("{}.sock", std::process::id())));
     flight.socket = flight.socket.or_else(own);
-    let scope = super::scope(&args.identity, &args.cache, args.memory, &flight)?;
+    let dumped = super::Dumped { record: args.memory, recordings: args.memory };
+    let scope = super::scope(&args.identity, &args.cache, dumped, &flight)?;
     let guest = Runner::new(&scope)?.http(&file)?;
     let grants = super::grants(&args.given, vec![file.name.clone()]);
     let limits = ServeLimits {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sandscope_tui::LoadSymbols;
 
 use crate::args::{OpenArgs, TopArgs};
+use crate::foreign;
 use crate::lookup::Lookup;
 use crate::problem::{Problem, chain};
 
@@ -18,11 +19,12 @@ pub fn top(args: &TopArgs) -> Result<ExitCode, Problem> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens a recording.
+/// Opens a recording, or a core dump.
 pub fn open(args: &OpenArgs) -> Result<ExitCode, Problem> {
+    let recording = foreign::open(&args.file, args.module.as_deref())?;
     let lookup = Lookup::of_user();
     let load: LoadSymbols = Arc::new(move |id, recorded| lookup.symbols(id, recorded).symbols);
-    crate::runtime()?.block_on(sandscope_tui::open(&args.file, load)).map_err(|error| {
+    crate::runtime()?.block_on(sandscope_tui::open(recording, load)).map_err(|error| {
         Problem::usage(chain(&error)).next("`sandscope report FILE` prints a recording without a terminal.")
     })?;
     Ok(ExitCode::SUCCESS)

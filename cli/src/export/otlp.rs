@@ -1,5 +1,5 @@
 //! OTLP as JSON lines, one export request a line, as the OpenTelemetry Collector's file exporter writes and its
-//! receiver reads: metrics, spans and profiles, each in the order in which they were recorded.
+//! receiver reads: metrics, spans, logs and profiles, each in the order in which they were recorded.
 //!
 //! Functions go by the name of the innermost frame at each place.
 
@@ -27,6 +27,7 @@ pub fn lines(recording: &Recording, symbols: &Symbols) -> io::Result<Vec<u8>> {
     };
     recording.history(|batch| line(&|out| write(out, &batch.to_otlp())))?;
     recording.each_span_batch(|batch| line(&|out| write(out, &batch.to_otlp())))?;
+    recording.each_log_batch(|request| line(&|out| write(out, &request)))?;
     let names = Names { symbols };
     let resource = &recording.head().resource;
     recording.each_sample_batch(|batch| {

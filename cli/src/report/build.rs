@@ -8,7 +8,7 @@ use sandscope_recording::{MetricStream, Recording};
 
 use super::events::Events;
 use super::functions::Functions;
-use super::json::{Counts, Document, Host, Module, RecordingInfo, Samples, Trap, TrapFrame, Variable};
+use super::json::{Cause, Counts, Document, Host, Module, RecordingInfo, Samples, Trap, TrapFrame, Variable};
 use super::symbols::Symbols;
 use super::variables::Variables;
 use super::{memory, runtime, starts};
@@ -42,6 +42,12 @@ pub(super) fn document(recording: &Recording, top: usize, lookup: &Lookup) -> Do
             format_version: recording.format_version(),
             missing: recording.missing().map(str::to_owned),
             trigger: known(&head.trigger),
+            cause: head.cause.as_ref().map(|cause| Cause {
+                workload: cause.workload.name.to_string(),
+                version: known(&cause.workload.version),
+                time_s: (cause.unix_nano > 0).then_some(cause.unix_nano as f64 / 1e9),
+                suppressed: cause.suppressed,
+            }),
             started_s: (head.started_unix_nano > 0).then_some(head.started_unix_nano as f64 / 1e9),
         },
         host: Host {

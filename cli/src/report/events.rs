@@ -1,10 +1,11 @@
-//! What a recording knows of the moments before a trap: starts, calls, growths, collections and other traps.
+//! What a recording knows of the moments before a trap: starts, calls, growths, collections, other traps, and lines
+//! that guests wrote.
 
 use std::collections::{BTreeMap, HashMap};
 
 use sandscope_model::WorkloadId;
 use sandscope_proto::metric::Metric;
-use sandscope_proto::otlp::{PointValue, SpanStatus};
+use sandscope_proto::otlp::{LineBatch, PointValue, SpanStatus};
 use sandscope_recording::Recording;
 
 use super::json::Event;
@@ -76,7 +77,18 @@ impl Events {
                 }
             }
         });
-        for error in [spans.err(), metrics.err()].into_iter().flatten() {
+        let lines = recording.each_log_batch(|request| {
+            for line in LineBatch::from_otlp(&request).0.into_iter().flat_map(|batch| batch.lines) {
+                let kind = match &*line.stream {
+                    "stdout" => "stdout",
+                    "stderr" => "stderr",
+                    _ => continue,
+                };
+                let workload = line.workload.as_ref().map_or("", |workload| &*workload.name);
+                out.add(line.time_unix_nano, kind, workload, line.text.clone(), None);
+            }
+        });
+        for error in [spans.err(), metrics.err(), lines.err()].into_iter().flatten() {
             notes.push(format!("the last events before traps are incomplete: {error}"));
         }
         out

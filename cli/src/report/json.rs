@@ -37,10 +37,23 @@ pub struct RecordingInfo {
     pub format_version: u32,
     /// One sentence on what is missing.
     pub missing: Option<String>,
-    /// `run`, `trap`.
+    /// Why there is a recording: `run`, `capture`, `trap: unreachable`.
     pub trigger: Option<String>,
+    /// What a trigger was about; `null` if there was none.
+    pub cause: Option<Cause>,
     /// Seconds since 1970.
     pub started_s: Option<f64>,
+}
+
+/// What made a host record.
+#[derive(Debug, Serialize)]
+pub struct Cause {
+    pub workload: String,
+    pub version: Option<String>,
+    /// Seconds since 1970.
+    pub time_s: Option<f64>,
+    /// Triggers since the recording before that made none.
+    pub suppressed: u64,
 }
 
 /// Where it was made.
@@ -276,10 +289,10 @@ pub struct Trap {
 pub struct Event {
     /// Seconds after the start of the recording: when it ended, or was counted.
     pub at_s: f64,
-    /// `start`, `call`, `growth`, `gc` or `trap`.
+    /// `start`, `call`, `growth`, `gc`, `trap`, or for a line that a guest wrote `stdout` or `stderr`.
     pub kind: &'static str,
     pub workload: String,
-    /// The call's name, the trap's code, how many growths or collections, how a start found its code.
+    /// The call's name, the trap's code, how many growths or collections, how a start found its code, the line.
     pub what: String,
     pub duration_s: Option<f64>,
 }

@@ -56,7 +56,7 @@ fn head() -> Head {
         engine_version: "48.0.8".into(),
         ..Resource::default()
     };
-    Head { resource, started_unix_nano: START, hz: 99.0, trigger: "run".into() }
+    Head { resource, started_unix_nano: START, hz: 99.0, trigger: "run".into(), ..Head::default() }
 }
 
 /// A recording that `fill` writes, closed or not.

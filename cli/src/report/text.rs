@@ -89,6 +89,7 @@ fn header(out: &mut String, name: &str, document: &Document) -> std::fmt::Result
     if let Some(missing) = &document.recording.missing {
         writeln!(out, "  {}", visible(missing))?;
     }
+    cause(out, document)?;
     for module in &document.modules {
         let version = module.version.as_deref().map_or_else(String::new, |version| format!("@{version}"));
         let debug = if module.debug_info { "" } else { ", without debug info" };
@@ -96,6 +97,22 @@ fn header(out: &mut String, name: &str, document: &Document) -> std::fmt::Result
         writeln!(out, "  {workload}{}: {name} ({id}{debug})", visible(&version))?;
     }
     Ok(())
+}
+
+/// Why there is a recording; nothing where somebody simply recorded a run.
+fn cause(out: &mut String, document: &Document) -> std::fmt::Result {
+    let (Some(trigger), Some(cause)) = (&document.recording.trigger, &document.recording.cause) else {
+        return Ok(());
+    };
+    let version = cause.version.as_ref().map_or_else(String::new, |version| format!("@{version}"));
+    let time = cause.time_s.map_or_else(String::new, |time| format!(", at {}", units::utc(time as u64)));
+    let workload = visible(&cause.workload);
+    writeln!(out, "  recorded for {}, in {workload}{}{time}", visible(trigger), visible(&version))?;
+    match cause.suppressed {
+        0 => Ok(()),
+        1 => writeln!(out, "  one trigger before it made no recording: there were enough"),
+        n => writeln!(out, "  {n} triggers before it made no recording: there were enough"),
+    }
 }
 
 fn one_trap(out: &mut String, trap: &Trap, source: &SourceLine<'_>) -> std::fmt::Result {

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use prost::Message as _;
-use sandscope_model::ModuleId;
 use sandscope_proto::recording as wire;
-use sandscope_proto::stacks::VERSION;
 use sandscope_recording::Recording;
-use sandscope_symbols::{CoreDump, FrameTable, FrameVariables, StoppedFrame, SymbolFile, Value};
+use sandscope_symbols::{FrameVariables, SymbolFile, Value};
+
+use crate::stopped::Stopped;
 
 /// The frames of traps with their variables.
 #[derive(Default)]
@@ -39,30 +38,15 @@ impl Variables {
     fn read(&mut self, recording: &Recording, number: u32) -> Result<(), String> {
         let failed = |error: &dyn std::error::Error| format!("failed to {error}");
         let bytes = recording.core_dump(number).map_err(|error| failed(&error))?.unwrap_or_default();
-        let mut dump = CoreDump::parse(&bytes).map_err(|error| failed(&error))?;
-        let info = dump.added.and_then(|added| wire::CoreDump::decode(added).ok());
-        let info = info.filter(|info| info.version <= VERSION).ok_or("it does not say what trapped")?;
-        dump.is_partial = info.memory != "all" || info.left_out_bytes > 0;
+        let Stopped { dump, info, frames, table, module } = Stopped::of(&bytes)?;
         let thread = info.threads.first().ok_or("it has no thread")?;
-        let stack = dump.stacks.first().ok_or("it has no stack")?;
         let trap = recording.traps().iter().position(|trap| is_of(&info, thread, trap));
         let trap = trap.ok_or("its trap is not in the recording")?;
-        let id = ModuleId::parse(&info.module_id).ok_or("its module is unknown")?;
-        let debug = recording.debug_info(&id).map_err(|error| failed(&error))?;
         // That there is none is said for the stack already.
+        let Some(id) = module else { return Ok(()) };
+        let debug = recording.debug_info(&id).map_err(|error| failed(&error))?;
         let Some(debug) = debug else { return Ok(()) };
         let file = SymbolFile::parse(&debug).map_err(|error| failed(&error))?;
-        let table = FrameTable::from_bytes(&info.frame_sizes).unwrap_or_default();
-        let frames: Vec<StoppedFrame> = stack
-            .frames
-            .iter()
-            .zip(&thread.offsets)
-            .map(|(frame, offset)| StoppedFrame {
-                instance: frame.instance,
-                offset: *offset,
-                locals: frame.locals.clone(),
-            })
-            .collect();
         let found = file.variables(&table, &dump, &frames);
         self.note(&info, &found);
         self.of.insert(trap, found);

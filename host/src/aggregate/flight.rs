@@ -122,10 +122,11 @@ impl Aggregator {
             |owner, trap| {
                 if let Some((places, at)) = place(owner, trap) {
                     places.forget(&trap.code, at);
+                    self.shared.dumps.forget(owner, &trap.code, at);
                 }
             },
         );
-        if let Some(due) = flight.due(end) {
+        if let Some(due) = flight.due(end, !end && self.shared.dumps.under_way()) {
             let present = self.present(&due.owners, &all);
             if let Some(flight) = &mut self.flight {
                 flight.write(due, present);

@@ -13,6 +13,7 @@ mod delay;
 mod flight;
 mod fold;
 mod heap;
+mod lines;
 mod locks;
 mod pace;
 mod record;
@@ -35,10 +36,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::cache::CacheError;
 use crate::code::{Code, CodeView};
 use crate::cold::Start;
-use crate::dump::FrameSizes;
+use crate::dump::{Dumped, FrameSizes};
 use crate::engine::Doubt;
 use crate::export::{Exporter, Outgoing};
 use crate::flight::{Capture, Flight};
+use crate::output::Line;
 use crate::sampler::Unavailable;
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
 use crate::shape::shadow_stack;
@@ -81,7 +83,7 @@ pub(crate) enum Command {
     /// A call trapped at a place where none did before.
     Trapped(Arc<TrapReport>),
     /// The core dump of a call that trapped.
-    Dumped(Vec<u8>),
+    Dumped(Dumped),
     /// Record a workload for somebody.
     Capture(Capture),
     /// Send what is left and end.
@@ -104,11 +106,17 @@ pub(crate) struct NewCode {
     pub frame_sizes: Arc<FrameSizes>,
 }
 
+/// What comes from calls through queues of its own.
+pub(crate) struct Ended {
+    pub spans: Receiver<SpanRecord>,
+    pub lines: Option<Receiver<Line>>,
+}
+
 /// Opens the recording and starts the thread.
 pub(crate) fn start(
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Command>,
-    ended: Receiver<SpanRecord>,
+    ended: Ended,
     settings: Builder,
 ) -> Result<JoinHandle<()>, BuildError> {
     let recorder = settings.record.as_deref().map(|path| Recorder::create(path, &shared)).transpose()?;
@@ -158,7 +166,8 @@ pub(crate) fn start(
                     blocked: Blocked::default(),
                     delays: Delays::default(),
                     pace,
-                    spans: Spans::new(ended, wanted),
+                    spans: Spans::new(ended.spans, wanted),
+                    lines: ended.lines,
                     traps: TrapLog::default(),
                     waiting: Vec::new(),
                     dropped: 0,
@@ -209,6 +218,8 @@ struct Aggregator {
     delays: Delays,
     pace: Pace,
     spans: Spans,
+    /// What guests wrote, if that is kept.
+    lines: Option<Receiver<Line>>,
     traps: TrapLog,
     /// Retired code that a handler might still have been reading at the last settling.
     waiting: Vec<Arc<Code>>,
@@ -289,10 +300,13 @@ impl Aggregator {
                     self.next_record = self.next_record.min(self.wrote + AFTER_TRAP);
                 }
             }
-            Command::Dumped(dump) => {
-                if let Some(recorder) = &mut self.recorder {
+            Command::Dumped(Dumped { owner, code, offset, record, flight }) => {
+                if let (Some(recorder), Some(dump)) = (&mut self.recorder, record) {
                     recorder.core_dump(&dump);
                     self.next_record = self.next_record.min(self.wrote + AFTER_TRAP);
+                }
+                if let (Some(recorder), Some(dump)) = (&mut self.flight, flight) {
+                    recorder.dumped(owner, &code, offset, dump);
                 }
             }
             Command::Unsampled(reason) => {
@@ -377,6 +391,7 @@ impl Aggregator {
                 }
             }
         }
+        self.drain_lines(&all);
     }
 
     /// Turns program counters into offsets and lets go of code that nothing refers to any more.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use sandscope_model::{SampleKind, WorkloadId};
-use sandscope_proto::otlp::{MetricBatch, SpanBatch};
+use sandscope_proto::otlp::{LineBatch, MetricBatch, SpanBatch};
 use sandscope_proto::recording::{self as wire, AllocationSite, BlockedCall, Lock, Trap};
 use sandscope_recording::{Head, ModuleInfo, SampleBatch, WriteError, Writer};
 
@@ -18,6 +18,8 @@ use crate::scope::{BuildError, Shared, unix_nanos};
 
 /// Starts that are waited for; beyond, the oldest is written as it is.
 const MAX_STARTING: usize = 1000;
+/// Core dumps of a recording.
+const MAX_DUMPS: u32 = 32;
 
 /// Writes one recording.
 pub(super) struct Recorder {
@@ -41,6 +43,8 @@ impl Recorder {
             started_unix_nano: started,
             hz: shared.hz,
             trigger: "run".to_owned(),
+            cause: None,
+            anchor: crate::clock::anchor(),
         };
         let writer = Writer::create(path, &head)
             .map_err(|source| BuildError::Recording { path: path.to_owned(), source })?;
@@ -116,11 +120,19 @@ impl Recorder {
 
     /// Adds a core dump in the format of the tool conventions.
     pub(super) fn core_dump(&mut self, dump: &[u8]) {
+        if self.dumps >= MAX_DUMPS {
+            return;
+        }
         // Level 1, as for debug info: memory is mostly zeroes and repetition. It fails only without memory for it.
         let Ok(packed) = zstd::bulk::compress(dump, 1) else { return };
         let (number, now) = (self.dumps, unix_nanos(SystemTime::now()));
         self.dumps += 1;
         self.write(|writer| writer.core_dump(number, now, &packed));
+    }
+
+    pub(super) fn lines(&mut self, lines: &LineBatch) {
+        let now = unix_nanos(SystemTime::now());
+        self.write(|writer| writer.logs(&lines.to_otlp(), now));
     }
 
     pub(super) fn spans(&mut self, spans: &SpanBatch) {

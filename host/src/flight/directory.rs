@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use sandscope_model::units::utc;
+
 use super::limits::Signature;
 use crate::cache::{CacheError, private};
 
@@ -141,36 +143,15 @@ fn signature(name: &str) -> Option<Signature> {
 pub(super) fn name(workload: &str, time: SystemTime, signature: Signature) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' };
     let workload: String = workload.chars().take(MAX_NAME).map(plain).collect();
-    format!("{workload}-{}-{:08x}.mcap", utc(time), signature.0)
-}
-
-/// `20261123T203000Z`; days to dates of the proleptic Gregorian calendar, by eras of 400 years.
-fn utc(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    // Months from March on, whose lengths are those of a line.
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = if month < 10 { (year, month + 3) } else { (year + 1, month - 9) };
-    let year = era * 400 + year;
-    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", second / 3600, second / 60 % 60, second % 60)
+    // The basic format of ISO 8601, since not every file system takes a colon.
+    let time = utc(seconds).replace(['-', ':'], "");
+    format!("{workload}-{time}-{:08x}.mcap", signature.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_dates() {
-        let at = |seconds| utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!(at(0), "19700101T000000Z");
-        assert_eq!(at(951_782_399), "20000228T235959Z");
-        assert_eq!(at(951_782_400), "20000229T000000Z");
-        assert_eq!(at(1_735_689_599), "20241231T235959Z");
-    }
 
     /// The directory stays within its limit: repeats go first, oldest first, and strangers' files stay.
     #[test]

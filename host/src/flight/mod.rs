@@ -12,10 +12,11 @@
 //! at most as much again.
 //!
 //! # Security
-//! Offsets, durations, counts, names of functions and files; nothing of a guest's memory, arguments or
-//! environment. A recording holds one workload name's own figures and those of the host as a whole, no other's.
+//! Offsets, durations, counts, names of functions and files; nothing of a guest's arguments or environment, and of its
+//! memory what [`Recordings::dumped_memory`] says: by default nothing. What it writes only where that is allowed. A recording holds one workload name's own figures and those of the host as a whole, no other's.
 
 mod directory;
+mod feed;
 mod limits;
 mod ring;
 #[cfg_attr(not(unix), path = "socket_unsupported.rs")]
@@ -32,19 +33,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use prost::Message;
-use sandscope_model::{SampleKind, WorkloadId};
+use sandscope_model::WorkloadId;
 use sandscope_proto::metric::{Metric, attribute};
-use sandscope_proto::otlp::{MetricBatch, Point, PointValue, Resource, Span, SpanBatch};
+use sandscope_proto::otlp::{Point, PointValue, Resource};
 use sandscope_proto::recording::Trap;
-use sandscope_proto::stacks::StackEncoder;
-use sandscope_recording::Head;
+use sandscope_recording::{Cause, Head};
 use tokio::sync::oneshot;
 
-use crate::aggregate::Settled;
 use crate::cache::CacheError;
+use crate::clock;
+use crate::dump::DumpedMemory;
 use crate::scope::unix_nanos;
 use directory::Directory;
-use limits::{Limits, REPEAT, Signature};
+use limits::{Limits, Signature};
 use ring::{Entry, Kind, Ring};
 use write::{Job, Outcome, To, WriterThread};
 
@@ -80,6 +81,8 @@ pub struct Recordings {
     pub directory_limit: u64,
     /// What makes a recording besides traps, which always do; default none.
     pub triggers: Vec<Trigger>,
+    /// What the core dump of a trap may hold of the guest's memory; default nothing.
+    pub dumped_memory: DumpedMemory,
 }
 
 impl Recordings {
@@ -91,6 +94,7 @@ impl Recordings {
             memory: 16 << 20,
             directory_limit: 1 << 30,
             triggers: Vec::new(),
+            dumped_memory: DumpedMemory::None,
         }
     }
 }
@@ -151,6 +155,8 @@ struct Kept {
     places: Vec<Place>,
     /// How full the memories of workloads were when they were looked at last.
     filled: HashMap<u32, f64>,
+    /// What metrics that triggers name were then, by workload.
+    values: HashMap<(u32, &'static str), f64>,
 }
 
 /// Where a workload trapped.
@@ -164,11 +170,12 @@ struct Place {
 
 struct Pending {
     owner: u32,
-    id: WorkloadId,
     signature: Signature,
     trigger: String,
-    /// Triggers since the recording before that made none.
-    suppressed: u64,
+    cause: Cause,
+    /// Where it trapped, if it did: code and innermost offset.
+    trapped: Option<(String, u64)>,
+    dump: Option<Arc<[u8]>>,
 }
 
 struct Capturing {
@@ -185,6 +192,7 @@ pub(crate) struct Due {
     pub owners: Vec<u32>,
     head: Head,
     entries: Vec<Arc<Entry>>,
+    dump: Option<Arc<[u8]>>,
     to: To,
 }
 
@@ -261,146 +269,6 @@ impl Flight {
         }
     }
 
-    /// Takes a workload's samples since the last step.
-    pub(crate) fn samples(&mut self, owner: u32, id: &WorkloadId, settled: &Settled) {
-        let mut batch = StackEncoder::default().profile(&settled.profile);
-        settled.kind.name().clone_into(&mut batch.kind);
-        batch.hz = if settled.kind == SampleKind::Cpu { self.hz } else { 0.0 };
-        batch.workload = id.name.to_string();
-        batch.workload_version = id.version.to_string();
-        batch.start_unix_nano = self.last_step;
-        self.keep(owner, Kind::Samples, unix_nanos(SystemTime::now()), &batch);
-    }
-
-    /// Takes a span. `p99_ns` is the workload's, if it is known.
-    pub(crate) fn span(&mut self, owner: u32, id: &WorkloadId, span: &Span, p99_ns: Option<f64>) {
-        let batch = SpanBatch { resource: Resource::default(), spans: vec![span.clone()] };
-        self.keep(owner, Kind::Spans, span.end_unix_nano, &batch.to_otlp());
-        let took = Duration::from_nanos(span.end_unix_nano.saturating_sub(span.start_unix_nano));
-        self.check(owner, id, |trigger| match trigger {
-            Trigger::Call(limit) if took > limit => Some(format!("a call took {took:.3?}")),
-            Trigger::CallOverP99(times) => {
-                let p99 = p99_ns.filter(|p99| took.as_nanos() as f64 > p99 * times)?;
-                Some(format!("a call took {took:.3?}, p99 is {:.3?}", Duration::from_nanos(p99 as u64)))
-            }
-            _ => None,
-        });
-    }
-
-    /// Takes the points of all workloads.
-    pub(crate) fn metrics(&mut self, batch: MetricBatch, owner_of: impl Fn(&WorkloadId) -> Option<u32>) {
-        let time = unix_nanos(SystemTime::now());
-        let mut by_owner = HashMap::<u32, Vec<Point>>::new();
-        for point in batch.points {
-            let owner = point.workload.as_ref().map_or(Some(HOST), &owner_of);
-            by_owner.entry(owner.unwrap_or(HOST)).or_default().push(point);
-        }
-        for (owner, points) in by_owner {
-            let batch = MetricBatch { resource: Resource::default(), points };
-            self.keep(owner, Kind::Metrics, time, &batch.to_otlp());
-        }
-        self.next_metrics = Instant::now() + METRICS;
-    }
-
-    /// Takes a wait for a word of memory.
-    pub(crate) fn waited(&mut self, owner: u32, id: &WorkloadId, ns: u64) {
-        let took = Duration::from_nanos(ns);
-        self.check(owner, id, |trigger| match trigger {
-            Trigger::Lock(limit) if took > limit => Some(format!("a wait took {took:.3?}")),
-            _ => None,
-        });
-    }
-
-    /// Takes a stall of the collector.
-    pub(crate) fn stalled(&mut self, owner: u32, id: &WorkloadId, ns: u64) {
-        let took = Duration::from_nanos(ns);
-        self.check(owner, id, |trigger| match trigger {
-            Trigger::Gc(limit) if took > limit => Some(format!("a stall took {took:.3?}")),
-            _ => None,
-        });
-    }
-
-    /// Looks at how full a workload's memory is, 0 to 1. It triggers when it gets there, not while it stays.
-    pub(crate) fn filled(&mut self, owner: u32, id: &WorkloadId, share: f64) {
-        let before = self.kept.as_mut().and_then(|kept| kept.filled.insert(owner, share)).unwrap_or(0.0);
-        self.check(owner, id, |trigger| match trigger {
-            Trigger::Memory(limit) if share > limit && before <= limit => {
-                Some(format!("{:.1} % are in use", share * 100.0))
-            }
-            _ => None,
-        });
-    }
-
-    fn check(&mut self, owner: u32, id: &WorkloadId, met: impl Fn(Trigger) -> Option<String>) {
-        let triggers = self.kept.as_ref().map_or(&[][..], |kept| &kept.triggers);
-        let met: Vec<_> = triggers.iter().filter_map(|trigger| Some((*trigger, met(*trigger)?))).collect();
-        for (trigger, how) in met {
-            self.fire(owner, id, &trigger.to_string(), format!("{trigger}: {how}"));
-        }
-    }
-
-    /// Takes a trap that is told for the first time, or again.
-    pub(crate) fn trap(&mut self, owner: u32, id: &WorkloadId, trap: &Trap) {
-        self.keep(owner, Kind::Trap, trap.time_unix_nano, trap);
-        let Some(kept) = &mut self.kept else { return };
-        let innermost = trap.frames.first().map_or(0, |frame| frame.offset);
-        let again = Instant::now() + REPEAT;
-        let known = kept.places.iter_mut().find(|place| place.is(owner, trap));
-        if let Some(place) = known {
-            place.again = again;
-        } else if kept.places.len() < MAX_PLACES {
-            let trap = Trap { frames: trap.frames.iter().take(1).cloned().collect(), ..trap.clone() };
-            kept.places.push(Place { owner, trap, seen: 1, again });
-        }
-        let cause = format!("trap {}@{innermost:#x}", trap.code);
-        self.fire(owner, id, &cause, format!("trap: {}", trap.code));
-    }
-
-    /// Follows traps that are not told any more. `times` gives how often a workload trapped at a place, `tell` asks
-    /// to be told of the next one.
-    pub(crate) fn follow(&mut self, times: impl Fn(u32, &Trap) -> u64, tell: impl Fn(u32, &Trap)) {
-        let Some(kept) = &mut self.kept else { return };
-        let now = Instant::now();
-        let mut repeats = 0;
-        let mut repeated = None;
-        for place in &mut kept.places {
-            let count = times(place.owner, &place.trap);
-            if count > place.seen {
-                repeats += count - place.seen;
-                repeated = Some(format!("trap: {}", place.trap.code));
-                if now >= place.again {
-                    tell(place.owner, &place.trap);
-                }
-            }
-            place.seen = place.seen.max(count);
-            place.trap.count = place.seen;
-        }
-        if let Some(trigger) = repeated {
-            self.suppress(repeats, trigger);
-        }
-    }
-
-    fn fire(&mut self, owner: u32, id: &WorkloadId, cause: &str, trigger: String) {
-        let Some(kept) = &mut self.kept else { return };
-        let signature = Signature::of(&[&id.name, &id.version, cause]);
-        let now = Instant::now();
-        if !kept.limits.admit(signature, now) {
-            self.suppress(1, trigger);
-            return;
-        }
-        let suppressed = std::mem::take(&mut self.untold);
-        self.pending.push(Pending { owner, id: id.clone(), signature, trigger, suppressed });
-        self.next_step = self.next_step.min(now + SETTLE);
-    }
-
-    fn suppress(&mut self, count: u64, trigger: String) {
-        if self.suppressed == 0 {
-            self.news.push(News::Suppressed { trigger });
-        }
-        self.suppressed += count;
-        self.untold += count;
-    }
-
     /// Begins to record for somebody. `known` are all workloads by ordinal.
     pub(crate) fn capture(&mut self, capture: Capture, known: &[&WorkloadId]) {
         let named = known.iter().zip(0..).filter(|(id, _)| *id.name == *capture.workload);
@@ -423,8 +291,9 @@ impl Flight {
         self.captures.push(Capturing { owners, capture, until, started, entries: Vec::new(), used: 0 });
     }
 
-    /// The end of a step: what is due to be written, after everything was handed over. `end` for the last time.
-    pub(crate) fn due(&mut self, end: bool) -> Option<Due> {
+    /// The end of a step: what is due to be written, after everything was handed over. `end` for the last time; `wait`
+    /// while a core dump is being taken.
+    pub(crate) fn due(&mut self, end: bool, wait: bool) -> Option<Due> {
         let now = Instant::now();
         self.last_step = unix_nanos(SystemTime::now());
         if let Some(kept) = &mut self.kept {
@@ -439,6 +308,7 @@ impl Flight {
         let over = self.captures.iter().position(|capture| end || capture.until <= now);
         let due = match over {
             Some(at) => self.captured(at),
+            None if wait => None,
             None => self.triggered(),
         };
         if !self.pending.is_empty() {
@@ -450,32 +320,32 @@ impl Flight {
     fn captured(&mut self, at: usize) -> Option<Due> {
         let Capturing { owners, capture, started, mut entries, .. } = self.captures.remove(at);
         entries.sort_by_key(|entry| entry.time);
-        let head = self.head(started, format!("capture: {}", capture.workload));
+        let workload = WorkloadId::new(&capture.workload, "");
+        let cause = Cause { workload, unix_nano: started, suppressed: 0 };
+        let head = self.head(started, "capture".to_owned(), cause);
         let to = To::Caller { folder: self.folder.clone()?, reply: capture.reply };
-        Some(Due { owners, head, entries, to })
+        Some(Due { owners, head, entries, dump: None, to })
     }
 
     fn triggered(&mut self) -> Option<Due> {
         let kept = self.kept.as_ref().filter(|_| !self.pending.is_empty())?;
-        let Pending { owner, id, signature, trigger, suppressed } = self.pending.remove(0);
+        let Pending { owner, signature, trigger, cause, dump, .. } = self.pending.remove(0);
         let entries = kept.ring.of(&[owner, HOST]);
-        let name = directory::name(&id.name, SystemTime::now(), signature);
+        let name = directory::name(&cause.workload.name, SystemTime::now(), signature);
         let to = To::Directory { directory: kept.directory.clone(), name };
-        let trigger = match suppressed {
-            0 => format!("{trigger}, in {} {}", id.name, id.version),
-            n => {
-                format!(
-                    "{trigger}, in {} {}; triggers before it without a recording: {n}",
-                    id.name, id.version
-                )
-            }
-        };
         let started = entries.first().map_or(self.last_step, |entry| entry.time);
-        Some(Due { owners: vec![owner], head: self.head(started, trigger), entries, to })
+        Some(Due { owners: vec![owner], head: self.head(started, trigger, cause), entries, dump, to })
     }
 
-    fn head(&self, started_unix_nano: u64, trigger: String) -> Head {
-        Head { resource: self.resource.clone(), started_unix_nano, hz: self.hz, trigger }
+    fn head(&self, started_unix_nano: u64, trigger: String, cause: Cause) -> Head {
+        Head {
+            resource: self.resource.clone(),
+            started_unix_nano,
+            hz: self.hz,
+            trigger,
+            cause: Some(cause),
+            anchor: clock::anchor(),
+        }
     }
 
     /// Hands a recording over to be written.
@@ -483,9 +353,9 @@ impl Flight {
         let places = self.kept.iter().flat_map(|kept| &kept.places);
         let own = places.filter(|place| due.owners.contains(&place.owner));
         present.traps = own.map(|place| place.trap.clone()).collect();
-        let Due { head, entries, to, .. } = due;
+        let Due { head, entries, dump, to, .. } = due;
         self.next_step = self.next_step.min(Instant::now() + SETTLE);
-        self.writer.write(Job { head, entries, present, to });
+        self.writer.write(Job { head, entries, present, dump, to });
     }
 
     /// What happened since the last call; waits so long for a recording that is being written.
@@ -549,6 +419,7 @@ impl Kept {
             directory,
             places: Vec::new(),
             filled: HashMap::new(),
+            values: HashMap::new(),
         })
     }
 }

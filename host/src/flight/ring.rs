@@ -18,6 +18,8 @@ pub(super) enum Kind {
     Metrics,
     /// An OTLP request of spans.
     Spans,
+    /// An OTLP request of logs.
+    Lines,
     /// `sandscope.recording.v1.Trap`.
     Trap,
 }

@@ -3,12 +3,28 @@
 //! # Accuracy
 //! Calls are compared when their span is kept: every slow or failed one up to the rate of its kind, a sample of
 //! the usual. Memory is what all live instances of a workload have of what they may have, looked at with each drain
-//! (50 to 200 ms); without a limit there is no share of it. Waits and stalls of a millisecond or more are all
+//! (50 to 200 ms); without a limit there is no share of it. Other metrics are looked at every 10 s, and the highest of a
+//! workload's streams counts; histograms never meet a condition. Waits and stalls of a millisecond or more are all
 //! seen.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
+
+use sandscope_proto::metric::Metric;
+
+/// Units of a metric's limit.
+const UNITS: [(&str, f64); 9] = [
+    ("KiB", 1024.0),
+    ("MiB", 1_048_576.0),
+    ("GiB", 1_073_741_824.0),
+    ("ms", 1e-3),
+    ("us", 1e-6),
+    ("µs", 1e-6),
+    ("s", 1.0),
+    ("m", 60.0),
+    ("", 1.0),
+];
 
 /// A condition that makes a recording of the workload that meets it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,13 +39,17 @@ pub enum Trigger {
     Gc(Duration),
     /// A wait for a word of shared memory took longer: `lock>100ms`.
     Lock(Duration),
+    /// A counter or a gauge is higher, in its own unit: `wasm.memory.size>100MiB`.
+    Metric(Metric, f64),
 }
 
 /// Why a text is no [`Trigger`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TriggerError {
     /// No condition that is known.
-    #[error("{text:?} is no trigger; write call>2s, call>p99*5, memory>90%, gc>100ms or lock>100ms")]
+    #[error(
+        "{text:?} is no trigger; write call>2s, call>p99*5, memory>90%, gc>100ms, lock>100ms or wasm.memory.size>100MiB"
+    )]
     Unknown {
         /// As given.
         text: String,
@@ -39,7 +59,7 @@ pub enum TriggerError {
     Value {
         /// As given.
         text: String,
-        /// `time`, `factor`, `share`.
+        /// `time`, `factor`, `share`, `amount`.
         what: &'static str,
     },
 }
@@ -59,9 +79,20 @@ impl FromStr for Trigger {
             }
             ("gc", None, _) => time(limit).map(Self::Gc),
             ("lock", None, _) => time(limit).map(Self::Lock),
+            (what, None, None) => {
+                let metric = Metric::parse(what).ok_or_else(unknown)?;
+                amount(limit).map(|limit| Self::Metric(metric, limit))
+            }
             _ => Err(unknown()),
         }
     }
+}
+
+fn amount(text: &str) -> Result<f64, TriggerError> {
+    let unit = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
+    let (digits, factor) = unit.unwrap_or((text, &1.0));
+    let failed = || TriggerError::Value { text: text.to_owned(), what: "amount" };
+    Ok(number(digits, "amount", 1e18).map_err(|_| failed())? * factor)
 }
 
 fn number(text: &str, what: &'static str, most: f64) -> Result<f64, TriggerError> {
@@ -86,6 +117,7 @@ impl fmt::Display for Trigger {
             Self::Memory(share) => write!(f, "memory>{}%", share * 100.0),
             Self::Gc(limit) => write!(f, "gc>{limit:?}"),
             Self::Lock(limit) => write!(f, "lock>{limit:?}"),
+            Self::Metric(metric, limit) => write!(f, "{}>{limit}", metric.name()),
         }
     }
 }
@@ -103,14 +135,24 @@ mod tests {
             ("memory>90%", Trigger::Memory(0.9)),
             ("gc>100ms", Trigger::Gc(Duration::from_millis(100))),
             ("lock>1.5ms", Trigger::Lock(Duration::from_micros(1500))),
+            ("wasm.memory.size>1048576", Trigger::Metric(Metric::MemorySize, 1_048_576.0)),
         ];
         for (text, trigger) in known {
             assert_eq!(text.parse(), Ok(trigger));
             assert_eq!(trigger.to_string(), text);
         }
-        for text in
-            ["", "call", "call>", "call>-1s", "call>5 parsecs", "memory>0%", "memory>101%", "gc>p99*2"]
-        {
+        assert_eq!("wasm.memory.size>1MiB".parse(), Ok(Trigger::Metric(Metric::MemorySize, 1_048_576.0)));
+        for text in [
+            "",
+            "call",
+            "call>",
+            "call>-1s",
+            "call>5 parsecs",
+            "memory>0%",
+            "memory>101%",
+            "gc>p99*2",
+            "wasm.x>1",
+        ] {
             assert!(text.parse::<Trigger>().is_err(), "{text}");
         }
     }

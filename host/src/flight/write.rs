@@ -1,6 +1,7 @@
 //! The thread that puts recordings together: decoding, compressing and syncing take too long for the aggregator.
 //! One recording at a time.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,9 +10,10 @@ use std::time::Duration;
 
 use prost::Message;
 use sandscope_model::{Profile, SampleKind, WorkloadId};
+use sandscope_proto::otel::collector::logs::v1::ExportLogsServiceRequest;
 use sandscope_proto::otel::collector::metrics::v1::ExportMetricsServiceRequest;
 use sandscope_proto::otel::collector::trace::v1::ExportTraceServiceRequest;
-use sandscope_proto::otlp::{MetricBatch, Resource, Span, SpanBatch};
+use sandscope_proto::otlp::{Line, LineBatch, MetricBatch, Resource, Span, SpanBatch};
 use sandscope_proto::recording::{self as wire, Blocked, ColdStart, Heap, Locks, Trap};
 use sandscope_proto::stacks::StackDecoder;
 use sandscope_recording::{Head, ModuleInfo, SampleBatch, WriteError, Writer};
@@ -39,6 +41,8 @@ pub(super) struct Job {
     /// In the order of their times.
     pub entries: Vec<Arc<Entry>>,
     pub present: Present,
+    /// The core dump of the trap that it is about.
+    pub dump: Option<Arc<[u8]>>,
     pub to: To,
 }
 
@@ -98,11 +102,13 @@ impl WriterThread {
 
 fn work(inbox: &Receiver<Box<Job>>, outbox: &Sender<Outcome>) {
     while let Ok(job) = inbox.recv() {
-        let Job { head, entries, present, to } = *job;
-        let write = |path: &Path| write(path, &head, &entries, &present).map_err(|error| chain(&error));
+        let Job { head, entries, present, dump, to } = *job;
+        let write = |path: &Path| {
+            write(path, &head, &entries, &present, dump.as_deref()).map_err(|error| chain(&error))
+        };
         let outcome = match to {
             To::Directory { directory, name } => match kept(&directory, &name, write) {
-                Ok((path, evicted)) => Outcome::Written { path, trigger: head.trigger.clone(), evicted },
+                Ok((path, evicted)) => Outcome::Written { path, trigger: reason(&head), evicted },
                 Err(reason) => Outcome::Failed(reason),
             },
             To::Caller { folder, reply } => {
@@ -115,6 +121,12 @@ fn work(inbox: &Receiver<Box<Job>>, outbox: &Sender<Outcome>) {
             return;
         }
     }
+}
+
+/// Why there is a recording, and of whom.
+fn reason(head: &Head) -> String {
+    let Some(cause) = &head.cause else { return head.trigger.clone() };
+    format!("{}, in {} {}", head.trigger, cause.workload.name, cause.workload.version)
 }
 
 fn kept(
@@ -140,7 +152,13 @@ fn nameless(folder: &Path, write: impl FnOnce(&Path) -> Result<(), String>) -> R
     done
 }
 
-fn write(path: &Path, head: &Head, entries: &[Arc<Entry>], present: &Present) -> Result<(), WriteError> {
+fn write(
+    path: &Path,
+    head: &Head,
+    entries: &[Arc<Entry>],
+    present: &Present,
+    dump: Option<&[u8]>,
+) -> Result<(), WriteError> {
     let mut writer = Writer::create(path, head)?;
     let last = entries.last().map_or(head.started_unix_nano, |entry| entry.time);
     for (module, debug) in &present.modules {
@@ -149,25 +167,44 @@ fn write(path: &Path, head: &Head, entries: &[Arc<Entry>], present: &Present) ->
         writer.module(module, debug.as_deref())?;
     }
     present.starts.iter().try_for_each(|start| writer.cold_start(start))?;
-    let mut spans = Vec::new();
-    entries.iter().try_for_each(|entry| put(&mut writer, &head.resource, entry, &mut spans))?;
+    let mut gathered = Gathered::default();
+    entries.iter().try_for_each(|entry| put(&mut writer, &head.resource, entry, &mut gathered))?;
+    let Gathered { spans, mut lines } = gathered;
+    let traces: HashMap<u64, u128> = spans.iter().map(|span| (span.span_id, span.trace_id)).collect();
+    for line in &mut lines {
+        line.trace_id = traces.get(&line.span_id).copied().unwrap_or(0);
+    }
     writer.spans(&SpanBatch { resource: head.resource.clone(), spans })?;
+    if !lines.is_empty() {
+        writer.logs(&LineBatch { resource: head.resource.clone(), lines }.to_otlp(), last)?;
+    }
     present.traps.iter().try_for_each(|trap| writer.trap(trap))?;
     present.locks.iter().try_for_each(|locks| writer.locks(locks, last))?;
     present.heaps.iter().try_for_each(|heap| writer.heap(heap, last))?;
     if !present.blocked.calls.is_empty() {
         writer.blocked(&present.blocked, last)?;
     }
+    // Level 1: memory is mostly zeroes and repetition. It fails only without memory for it.
+    if let Some(packed) = dump.and_then(|dump| zstd::bulk::compress(dump, 1).ok()) {
+        writer.core_dump(0, last, &packed)?;
+    }
     writer.finish()
 }
 
-/// Writes an entry, spans aside, which are many and small. All were encoded by this process, so what does not
+/// What is many and small, and is written together.
+#[derive(Default)]
+struct Gathered {
+    spans: Vec<Span>,
+    lines: Vec<Line>,
+}
+
+/// Writes an entry, or gathers it. All were encoded by this process, so what does not
 /// decode cannot be there.
 fn put(
     writer: &mut Writer,
     resource: &Resource,
     entry: &Entry,
-    spans: &mut Vec<Span>,
+    gathered: &mut Gathered,
 ) -> Result<(), WriteError> {
     let data = &*entry.data;
     match entry.kind {
@@ -180,7 +217,13 @@ fn put(
         Kind::Spans => {
             let batches =
                 ExportTraceServiceRequest::decode(data).map(|request| SpanBatch::from_otlp(&request).0);
-            spans.extend(batches.into_iter().flatten().flat_map(|batch| batch.spans));
+            gathered.spans.extend(batches.into_iter().flatten().flat_map(|batch| batch.spans));
+            Ok(())
+        }
+        Kind::Lines => {
+            let batches =
+                ExportLogsServiceRequest::decode(data).map(|request| LineBatch::from_otlp(&request).0);
+            gathered.lines.extend(batches.into_iter().flatten().flat_map(|batch| batch.lines));
             Ok(())
         }
     }

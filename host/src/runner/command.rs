@@ -91,7 +91,8 @@ pub(super) fn module_store(
     grants: &Grants,
     spawner: Option<Arc<Spawner>>,
 ) -> Result<Store<ModuleState>, RunError> {
-    let state = ModuleState { wasi: grants.wasi()?.build_p1(), probe: probe(workload, grants), spawner };
+    let state =
+        ModuleState { wasi: grants.wasi(workload)?.build_p1(), probe: probe(workload, grants), spawner };
     let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.probe);
     Ok(store)
@@ -104,7 +105,7 @@ pub(super) fn component_store(
     grants: &Grants,
 ) -> Result<Store<ComponentState>, RunError> {
     let state = ComponentState {
-        wasi: grants.wasi()?.build(),
+        wasi: grants.wasi(workload)?.build(),
         http: WasiHttpCtx::new(),
         table: ResourceTable::new(),
         probe: probe(workload, grants),

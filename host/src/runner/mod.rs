@@ -15,13 +15,13 @@ use wasmparser::{Parser, Payload};
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
-use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, cli};
 
 pub use command::{Command, Ended};
 pub use error::RunError;
 pub use http::{HttpGuest, Response, ServeLimits};
 
-use crate::{Loaded, Sandscope};
+use crate::{GuestStream, Loaded, Sandscope, Workload};
 
 /// Largest file that is read as a guest, in bytes.
 const MAX_MODULE: u64 = 512 << 20;
@@ -58,17 +58,20 @@ pub enum Stdio {
 const OUTPUT_LIMIT: usize = 4 << 20;
 
 impl Grants {
-    fn wasi(&self) -> Result<WasiCtxBuilder, RunError> {
+    fn wasi(&self, workload: &Workload) -> Result<WasiCtxBuilder, RunError> {
         let mut builder = WasiCtxBuilder::new();
         builder.args(&self.args).envs(&self.env);
         match &self.stdio {
             Stdio::Inherit => {
-                builder.inherit_stdio();
+                builder.inherit_stdin();
+                builder.stdout(workload.output(GuestStream::Stdout, cli::stdout()));
+                builder.stderr(workload.output(GuestStream::Stderr, cli::stderr()));
             }
             Stdio::Given { stdin } => {
                 builder.stdin(MemoryInputPipe::new(stdin.clone()));
-                builder.stdout(MemoryOutputPipe::new(OUTPUT_LIMIT));
-                builder.stderr(MemoryOutputPipe::new(OUTPUT_LIMIT));
+                let pipe = || MemoryOutputPipe::new(OUTPUT_LIMIT);
+                builder.stdout(workload.output(GuestStream::Stdout, pipe()));
+                builder.stderr(workload.output(GuestStream::Stderr, pipe()));
             }
         }
         for (host, guest) in &self.dirs {

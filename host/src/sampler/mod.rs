@@ -49,7 +49,8 @@ pub(crate) use flight::{InFlight, Note, Parked, calling, in_flight, noted, resto
 pub(crate) use ring::{Drained, Kind};
 pub(crate) use table::{TEXT, TextRange};
 pub(crate) use thread::{
-    Active, Entry, drain, enter, event, figures, in_reporter, kept_figures, reclaim_tables, release,
+    Active, Entry, active_span, drain, enter, event, figures, in_reporter, kept_figures, reclaim_tables,
+    release,
 };
 
 /// Deepest stack that is kept, in frames; deeper ones lose their outermost frames and are counted.

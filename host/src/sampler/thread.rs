@@ -97,6 +97,12 @@ pub(super) fn active() -> Option<&'static ThreadState> {
     unsafe { ACTIVE.get().as_ref() }
 }
 
+/// The span of the active call; `None` if there is none, or nobody knows which of several it is.
+pub(crate) fn active_span() -> Option<u64> {
+    let span = active()?.span.load(Ordering::Relaxed);
+    (span != NO_SPAN && span != AMBIGUOUS).then_some(span)
+}
+
 /// The figures of the active call's workload, for hooks.
 pub(crate) fn figures<R>(with: impl FnOnce(&Figures) -> R) -> Option<R> {
     active_figures().map(|figures| with(figures))

@@ -1,10 +1,12 @@
-//! OTLP to model and back: resources, metrics, profiles, traces.
+//! OTLP to model and back: resources, logs, metrics, profiles, traces.
 
+pub mod logs;
 pub mod metrics;
 pub mod profiles;
 pub mod resource;
 pub mod traces;
 
+pub use logs::{Line, LineBatch, MAX_LINE};
 pub use metrics::{Exemplar, MetricBatch, Point, PointValue};
 pub use profiles::ProfileBatch;
 pub use resource::Resource;

@@ -32,6 +32,7 @@ pub fn head() -> Head {
         started_unix_nano: START,
         hz: 99.0,
         trigger: "run".into(),
+        ..Head::default()
     }
 }
 

@@ -33,6 +33,7 @@ pub use stopped::{Stopped, StoppedFrame};
 use types::{Language, type_name};
 pub use unwind::FrameGap;
 use unwind::Place;
+pub(crate) use unwind::places;
 
 use crate::error::Note;
 use crate::file::{FrameRef, SymbolFile, Symbols};
@@ -127,7 +128,7 @@ impl SymbolFile {
         let work = Rc::new(Cell::new(MAX_STACK_WORK));
         let mut modules = HashMap::new();
         let (mut left, mut text_left) = (MAX_FRAMES, MAX_STACK_TEXT);
-        let places = unwind::places(self, table, stopped, frames);
+        let places = places(self, table, stopped, frames);
         let mut out = Vec::new();
         for (frame, place) in frames.iter().zip(places) {
             let mut found: Vec<FrameVariables> = self

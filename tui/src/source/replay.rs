@@ -177,6 +177,7 @@ mod tests {
             started_unix_nano: 1_000_000_000,
             hz: 99.0,
             trigger: "run".into(),
+            ..Head::default()
         };
         let mut writer = Writer::create(&path, &head).unwrap();
         let module =
