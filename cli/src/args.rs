@@ -218,6 +218,10 @@ pub struct Flight {
     /// 4 KiB of each.
     #[arg(long)]
     pub record_output: bool,
+    /// Overwrite what matches in recordings, in lines and in core dumps' memory, with asterisks; a regular expression
+    /// over bytes, as often as needed.
+    #[arg(long = "redact", value_name = "REGEX")]
+    pub redact: Vec<String>,
     /// Let this user ask for recordings over a socket at this path; see sandscope capture.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,

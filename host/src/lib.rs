@@ -49,6 +49,7 @@ mod output;
 mod pages;
 mod pool;
 mod prepare;
+mod redact;
 mod rewrite;
 pub mod runner;
 mod runtime;
@@ -75,6 +76,7 @@ pub use hostcall::HostFunction;
 pub use load::{Loaded, Workload};
 pub use output::{GuestOutput, GuestStream};
 pub use prepare::Prepared;
+pub use redact::{Redaction, RedactionError};
 pub use sampler::Unavailable;
 #[doc(hidden)]
 pub use sampler::in_handler;

@@ -22,6 +22,7 @@ use crate::engine::{self, Doubt, Traits};
 use crate::flight::Recordings;
 use crate::output::LineQueue;
 use crate::pool::Pools;
+use crate::redact::Redaction;
 use crate::sampler::{self, Unavailable};
 use crate::span::{self, SpanRecord};
 #[cfg(unix)]
@@ -176,6 +177,7 @@ pub struct Builder {
     pub(crate) cache_limit: u64,
     pub(crate) dumped: DumpedMemory,
     pub(crate) output: bool,
+    pub(crate) redaction: Redaction,
     pub(crate) recordings: Option<Recordings>,
     pub(crate) socket: Option<PathBuf>,
     pub(crate) on_recording: OnRecording,
@@ -262,6 +264,12 @@ impl Builder {
         self
     }
 
+    /// What recordings must not hold of guests' memories and lines: [`crate::Redaction`]. Default nothing.
+    pub fn redact(mut self, redaction: Redaction) -> Self {
+        self.redaction = redaction;
+        self
+    }
+
     /// Bytes that the cache may hold; what was not used for longest goes first. Default 1 GiB.
     pub fn module_cache_limit(mut self, bytes: u64) -> Self {
         self.cache_limit = bytes;
@@ -337,6 +345,7 @@ impl Builder {
                 self.recordings.as_ref().map(|recordings| recordings.dumped_memory),
             ),
             output,
+            redaction: self.redaction.clone(),
             spans,
             lost_spans: AtomicU64::new(0),
             commands,
@@ -376,6 +385,8 @@ pub(crate) struct Shared {
     pub(crate) dumps: Dumps,
     /// Lines that guests wrote; `None` if nobody wants them.
     pub(crate) output: Option<Arc<LineQueue>>,
+    /// What recordings must not hold.
+    pub(crate) redaction: Redaction,
     /// Calls that ended and are kept as spans.
     pub(crate) spans: SyncSender<SpanRecord>,
     /// Spans that found the queue full.
@@ -457,6 +468,7 @@ impl Sandscope {
             cache_limit: DEFAULT_LIMIT,
             dumped: DumpedMemory::None,
             output: false,
+            redaction: Redaction::default(),
             recordings: None,
             socket: None,
             on_recording: Box::new(|_, _| ()),

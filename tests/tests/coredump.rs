@@ -144,6 +144,27 @@ fn secrets_stay_out_unless_memory_is_asked_for() {
     assert!(holds(&recorded("all"), SECRET));
 }
 
+/// What matches a pattern is in no part of the recording, be it memory or a line of output; the rest is.
+#[test]
+fn patterns_are_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded = |name: &str, patterns: &[&str]| {
+        let path = dir.path().join(name);
+        let flags = ["--memory", "all", "--record-output"];
+        record(&path, &[&flags, patterns].concat(), &guest("crash"), &["panic", SECRET]);
+        contents(&path)
+    };
+    let rest = "of-the-night";
+    assert!(holds(&recorded("plain.mcap", &[]), rest));
+    let redacted =
+        recorded("redacted.mcap", &["--redact", "hunter[0-9]", "--redact", "NIGHT-|-of-the-night"]);
+    assert!(!holds(&redacted, "hunter2") && !holds(&redacted, rest));
+    assert!(holds(&redacted, "*******"), "what is masked is still there");
+    let wrong = output(&["run", "--redact", "(", guest("crash").to_str().unwrap()]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("\"(\" is no pattern"), "{}", stderr(&wrong));
+}
+
 /// The stack in linear memory is full: what is kept of it is bounded, and the callers have their variables.
 #[test]
 fn a_full_stack_is_kept_within_bounds() {

@@ -17,7 +17,7 @@ pub mod ui;
 use std::path::PathBuf;
 
 use sandscope_host::runner::{Grants, Stdio};
-use sandscope_host::{Recordings, Sandscope};
+use sandscope_host::{Recordings, Redaction, Sandscope};
 use sandscope_model::text::visible;
 
 use crate::args::{Clock, Flight, Given, Identity, Memory, ModuleCache};
@@ -37,6 +37,7 @@ pub fn scope(
     dumped: Dumped,
     flight: &Flight,
 ) -> Result<Sandscope, Problem> {
+    let redaction = Redaction::new(&flight.redact).map_err(|error| Problem::usage(chain(&error)))?;
     let mut builder = Sandscope::builder()
         .service(&identity.service)
         .region(&identity.region)
@@ -48,6 +49,7 @@ pub fn scope(
         })
         .dumped_memory(dumped.record.into())
         .guest_output(flight.record_output)
+        .redact(redaction)
         .interval(identity.interval)
         .metrics_facade(true)
         .on_recording(|path, why| {

@@ -32,7 +32,7 @@ impl Aggregator {
                 time_unix_nano: line.unix_nano,
                 trace_id: 0,
                 span_id: line.span,
-                text: line.text,
+                text: self.shared.redaction.line(line.text),
             });
         }
         for (owner, lines) in by_owner {

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use super::DumpedMemory;
 use super::state::{Linear, Placed, State};
+use crate::redact::Redaction;
 
 /// Bytes that are kept in all with [`DumpedMemory::Stack`], and of them at most those of stacks.
 const MAX_STACK_POLICY: u64 = 1 << 20;
@@ -25,6 +26,8 @@ const RED_ZONE: u64 = 256;
 const LOWEST: u64 = 1024;
 /// Bytes of the stack of a thread that did not begin where the first one did: where it ends is not known.
 const THREAD_STACK: u64 = 64 << 10;
+/// Bytes on either side of what is kept that are searched with it for what is not to be kept.
+const AROUND: u64 = 4096;
 /// Memory is looked through for bytes that are not zero in parts of this many.
 const CHUNK: u64 = 4096;
 
@@ -69,6 +72,26 @@ pub(super) fn keep(policy: DumpedMemory, state: &State<'_>) -> Kept {
         }
     };
     Kept { memories, globals, left_out }
+}
+
+/// Overwrites what is not to be kept, also where only a part of it is.
+pub(super) fn mask(kept: &mut Kept, state: &State<'_>, redaction: &Redaction) {
+    if redaction.is_empty() {
+        return;
+    }
+    for (memory, parts) in state.memories.iter().zip(&mut kept.memories) {
+        for (start, bytes) in parts {
+            let lead = AROUND.min(*start);
+            let end = *start + bytes.len() as u64;
+            let mut around = memory.read(&(*start - lead..end + AROUND));
+            let part = lead as usize..lead as usize + bytes.len();
+            // What is kept decides: other threads may have written meanwhile.
+            let Some(copy) = around.get_mut(part.clone()) else { continue };
+            copy.copy_from_slice(bytes);
+            redaction.mask(&mut around, &part);
+            bytes.copy_from_slice(&around[part]);
+        }
+    }
 }
 
 /// A part of a memory without the zeroes at its ends; `None` if there is nothing else.

@@ -202,7 +202,8 @@ pub(crate) fn take<T: 'static>(
         frame_sizes: table.to_bytes(),
     };
     let mut dump = |policy: DumpedMemory| -> Arc<[u8]> {
-        let kept = memory::keep(policy, &state);
+        let mut kept = memory::keep(policy, &state);
+        memory::mask(&mut kept, &state, &shared.redaction);
         policy.name().clone_into(&mut info.memory);
         info.left_out_bytes = kept.left_out;
         build::dump(&trap.workload.name, thread, &state, &kept, &info).into()
