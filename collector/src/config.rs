@@ -3,7 +3,10 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::log;
 
 /// Where to listen, and how much to hold.
 #[derive(Clone, Debug)]
@@ -16,12 +19,17 @@ pub struct Config {
     pub http: SocketAddr,
     /// Bounds of everything that is held.
     pub limits: Limits,
+    /// Where the log is. Without one it is in memory, with 64 MiB at most, and ends with the process.
+    pub data: Option<PathBuf>,
+    /// How much the log holds.
+    pub log: log::Settings,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Self { otlp: local(4317), query: local(4320), http: local(4321), limits: Limits::default() }
+        let (otlp, query, http) = (local(4317), local(4320), local(4321));
+        Self { otlp, query, http, limits: Limits::default(), data: None, log: log::Settings::default() }
     }
 }
 
@@ -67,6 +75,9 @@ impl Default for Limits {
 /// Why a collector could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] log::OpenError),
     /// The address for OTLP is taken, or not ours.
     #[error("listen for OTLP on {addr}")]
     Otlp {
