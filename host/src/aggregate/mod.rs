@@ -475,6 +475,7 @@ impl Aggregator {
     }
 
     fn exported(&mut self, done: crate::export::Done) {
+        self.dropped += done.refused;
         let Some(failure) = done.failure else {
             return;
         };
