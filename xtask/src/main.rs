@@ -1,4 +1,4 @@
-//! Chores that developers repeat: `cargo xtask test`, `nightly`, `arm`, `guests`, `bench`, `stress`, `recordings`,
+//! Chores that developers repeat: `cargo xtask test`, `nightly`, `arm`, `guests`, `bench`, `stress`, `recordings`, `log`,
 //! `compare-symbols`, `fuzz`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
 
@@ -25,7 +25,8 @@ cargo xtask compare-symbols [MODULE] [--count N] [--seed N]
 cargo xtask fuzz [SECONDS]   libFuzzer on what reads files of others, 60 s for each target
 cargo xtask stress           everything that could break a sampler, at once; 2 minutes [--for 30m]
 cargo xtask recordings       500 hosts killed at any moment, and what their recordings hold; their size; comparisons
-cargo xtask nightly          the long ones: test, arm, stress for 30 minutes, recordings, fuzzing for 10 minutes each,
+cargo xtask log              10,000 lives of the collector's log on a disk that fails, 300 collectors killed under load
+cargo xtask nightly          the long ones: test, log, arm, stress for 30 minutes, recordings, fuzzing for 10 minutes each,
                              comparison of symbols, benchmarks
 ";
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         ["stress"] => stress("2m"),
         ["stress", "--for", time] => stress(time),
         ["recordings"] => recordings(),
+        ["log"] => log(),
         ["nightly"] => nightly(),
         _ => {
             print!("{HELP}");
@@ -121,8 +123,18 @@ fn bench(args: &[&str]) -> Result<()> {
 
 /// All of it, also after one of them failed: a night tells as much as it can.
 fn nightly() -> Result<()> {
-    let parts =
-        ["test", "arm", "compare-symbols", "fuzz", "stress", "recordings", "symbols", "accuracy", "overhead"];
+    let parts = [
+        "test",
+        "log",
+        "arm",
+        "compare-symbols",
+        "fuzz",
+        "stress",
+        "recordings",
+        "symbols",
+        "accuracy",
+        "overhead",
+    ];
     let one = |name: &&str| match *name {
         "test" => test(),
         "arm" => arm::check(&root()),
@@ -130,6 +142,7 @@ fn nightly() -> Result<()> {
         "fuzz" => symbols::fuzz(&root(), 600),
         "stress" => stress("30m"),
         "recordings" => recordings(),
+        "log" => log(),
         benchmark => bench(&[benchmark]),
     };
     let failed: Vec<&str> = parts
@@ -150,4 +163,12 @@ fn recordings() -> Result<()> {
     let killed = ["test", "--workspace", "--test", "kill", "--", "--nocapture"];
     run(cargo(&killed).env("SANDSCOPE_KILLS", "500"))?;
     run(&mut cargo(&["test", "--workspace", "--test", "recording", "--", "--ignored", "--nocapture"]))
+}
+
+/// What `cargo test` does 50 and 20 times. A life that fails is lived again with `SANDSCOPE_SEED`.
+fn log() -> Result<()> {
+    let lives = ["test", "--workspace", "--lib", "log::", "--", "--nocapture"];
+    run(cargo(&lives).env("SANDSCOPE_SEEDS", "10000"))?;
+    let killed = ["test", "--workspace", "--test", "kill_collector", "--", "--nocapture"];
+    run(cargo(&killed).env("SANDSCOPE_KILLS", "300"))
 }
