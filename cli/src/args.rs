@@ -299,9 +299,9 @@ pub struct CollectArgs {
     /// Address for HTTP (debug info by build id), of this machine only.
     #[arg(long, default_value = "127.0.0.1:4321", value_parser = loopback)]
     pub http_listen: SocketAddr,
-    /// Directory of the log: what is acknowledged is there. One collector uses it at a time. Without a home it is in
-    /// memory, and gone when the collector ends.
-    #[arg(long, value_name = "DIR", default_value = default_data())]
+    /// Directory of the log: what is acknowledged is there. One collector uses it at a time. By default
+    /// ~/.local/state/sandscope/collector; without a home it is in memory, and gone when the collector ends.
+    #[arg(long, value_name = "DIR", default_value = default_data(), hide_default_value = true)]
     pub data: Option<PathBuf>,
     /// Most bytes of the log.
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = bytes)]

@@ -15,7 +15,8 @@
 //!
 //! # Security
 //! Nobody is authenticated: all listeners belong on localhost or a trusted network. What a sender says of its
-//! region, service and workload is taken at its word.
+//! region, service and workload is taken at its word; so is the number of a request, so that whoever knows a boot's id
+//! could have its next requests taken for known.
 
 mod account;
 mod agent;

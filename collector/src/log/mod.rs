@@ -35,6 +35,7 @@
 //! | no file can be made | refused, tried with every group |
 //! | bytes flip in a body | one record is lost, and counted |
 //! | bytes flip in a frame | the search for the next one; ordinals tell how many were lost |
+//! | bytes flip in the very last frame | cut off: it looks like a record that was being written; bytes are counted |
 //! | both headers of a segment are lost | the segment is lost; its successor knows how many records that is |
 //! | a segment is missing | the segments around it are read; the loss is not known |
 //! | a sector cannot be read | as if it were zeros |

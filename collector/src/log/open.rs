@@ -23,7 +23,8 @@ pub struct Recovery {
     pub records: u64,
     /// Records, and bytes, that are damaged. A power cut may add some that were never acknowledged.
     pub lost: Lost,
-    /// Bytes at the end that were being written when the process ended: never acknowledged, and cut off.
+    /// Bytes at the end that are no record, and are cut off: what was being written when the process ended. Damage to
+    /// the very last record looks the same.
     pub torn: u64,
 }
 

@@ -108,6 +108,7 @@ struct State {
     fail_sync: Option<Sync>,
     fail_write: bool,
     ignore: Option<Sync>,
+    syncs: u32,
     dead: bool,
 }
 
@@ -136,6 +137,7 @@ impl SimDisk {
             fail_sync: None,
             fail_write: false,
             ignore,
+            syncs: 0,
             dead: false,
         })))
     }
@@ -151,6 +153,11 @@ impl SimDisk {
             state.dead |= *fuse == 0;
         }
         if state.dead { Err(io::Error::other("the power is gone")) } else { Ok(state) }
+    }
+
+    /// Syncs of files so far.
+    pub fn syncs(&self) -> u32 {
+        self.state().syncs
     }
 
     pub fn is_dead(&self) -> bool {
@@ -319,6 +326,7 @@ impl DiskFile for SimFile {
     fn sync(&mut self) -> io::Result<()> {
         let mut guard = self.disk.step()?;
         let state = &mut *guard;
+        state.syncs += 1;
         let contents = state.files.get_mut(&self.id).unwrap();
         if state.fail_sync == Some(Sync::File) {
             state.fail_sync = None;

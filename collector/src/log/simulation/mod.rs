@@ -303,6 +303,21 @@ fn what_is_damaged_is_counted() {
     all_live(Life { damage: true, ..PLAIN });
 }
 
+/// However many wait, they wait for one sync.
+#[test]
+fn a_group_shares_a_sync() {
+    let mut world = World::new(1, PLAIN);
+    world.reopen(false).unwrap();
+    let (store, _) = world.log.as_mut().unwrap();
+    let group = |ids: std::ops::Range<u64>| {
+        ids.map(|id| Prepared::new(Entry::new(Kind::Logs, 1, None, payload(id))).unwrap()).collect()
+    };
+    store.commit(1, group(0..1));
+    let before = world.disk.syncs();
+    assert!(store.commit(1, group(1..51)).iter().all(Result::is_ok));
+    assert_eq!(world.disk.syncs() - before, 1);
+}
+
 /// The proof that the ledger sees what it should: without one kind of sync it does not add up.
 #[test]
 fn each_kind_of_sync_is_needed() {
