@@ -70,12 +70,12 @@ impl<F: DiskFile> Cursors<F> {
                 let mut file = disk.create(FILE)?;
                 // Both slots have their place on the disk from now on.
                 file.write_at(0, &[0; 2 * SLOT])?;
-                file.sync()?;
-                disk.sync()?;
                 file
             }
             file => file?,
         };
+        // Also of one that is there: who made it may have been killed before this.
+        disk.sync()?;
         let mut block = vec![0; 2 * SLOT];
         file.read_at(0, &mut block)?;
         let slots = block.chunks(SLOT).filter_map(parse);

@@ -39,12 +39,9 @@ pub(super) struct Opened {
 
 /// Reads all of it.
 pub(super) fn open<D: Disk>(disk: &D, boots: usize) -> Result<Opened, OpenError> {
-    let list = |source| OpenError::List { source };
-    let mut numbers: Vec<u32> =
-        disk.list().map_err(list)?.iter().filter_map(|name| segment_number(name)).collect();
+    let names = disk.list().map_err(|source| OpenError::List { source })?;
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment_number(name)).collect();
     numbers.sort_unstable();
-    // A name that was made just before the process was killed is not durable yet.
-    disk.sync().map_err(list)?;
     let mut headers = Vec::new();
     let mut seals: BTreeMap<u32, Seal> = BTreeMap::new();
     for &number in &numbers {

@@ -164,8 +164,7 @@ impl<D: Disk> Store<D> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return false,
             Ok(()) | Err(_) => {}
         }
-        // If this fails, the worst that a power cut does is to bring it back.
-        let _ = self.disk.sync();
+        // Not synced: the worst that a power cut does is to bring it back.
         self.index.lock().retain(|known| known.number != extent.number);
         let read = if self.released.segment == extent.number { self.released.ordinal } else { 0 };
         if extent.end() > self.released {
@@ -228,17 +227,16 @@ impl<D: Disk> Store<D> {
         Ok(positions)
     }
 
-    /// A segment that got no record goes at once. Unless that is durable it stays, to be sealed by the next: a power
-    /// cut could bring it back with what was refused.
+    /// A segment that got no record goes at once, or stays to be sealed by the next. That it is gone is durable before
+    /// anything else is written: the next segment's name is.
     fn remove_if_empty(&mut self) {
         let Some(last) = self.index.lock().back().copied().filter(|last| last.records == 0) else { return };
-        let removed = self.disk.remove(&segment_name(last.number)).and_then(|()| self.disk.sync());
-        if removed.is_ok() {
+        if self.disk.remove(&segment_name(last.number)).is_ok() {
             self.index.lock().pop_back();
         }
     }
 
-    /// A new segment; durable, name and header, when this returns.
+    /// A new segment, its name durable when this returns. The header is with the first group.
     fn create(&mut self, now: u64) -> io::Result<Active<D::File>> {
         let number = self.next_number;
         let name = segment_name(number);
@@ -250,7 +248,6 @@ impl<D: Disk> Store<D> {
         let make = || -> io::Result<D::File> {
             let mut file = self.disk.create(&name)?;
             file.write_at(0, &header.encode())?;
-            file.sync()?;
             self.disk.sync()?;
             Ok(file)
         };

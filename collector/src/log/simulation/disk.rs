@@ -103,7 +103,7 @@ struct State {
     next: u64,
     random: Random,
     capacity: usize,
-    /// Operations until the power fails.
+    /// Operations until the process is killed or the power fails.
     fuse: Option<u64>,
     fail_sync: Option<Sync>,
     fail_write: bool,
@@ -152,7 +152,7 @@ impl SimDisk {
             *fuse = fuse.saturating_sub(1);
             state.dead |= *fuse == 0;
         }
-        if state.dead { Err(io::Error::other("the power is gone")) } else { Ok(state) }
+        if state.dead { Err(io::Error::other("the process is gone")) } else { Ok(state) }
     }
 
     /// Syncs of files so far.
@@ -164,7 +164,7 @@ impl SimDisk {
         self.state().dead
     }
 
-    pub fn cut_power_after(&self, operations: u64) {
+    pub fn stop_after(&self, operations: u64) {
         self.state().fuse = Some(operations);
     }
 
@@ -181,6 +181,12 @@ impl SimDisk {
         let mut state = self.state();
         let used = state.used();
         state.capacity = free.map_or(usize::MAX, |free| used + free);
+    }
+
+    /// The process is gone and the machine is not: another one sees all that was written.
+    pub fn go_on(&self) {
+        let mut state = self.state();
+        (state.fuse, state.dead) = (None, false);
     }
 
     /// What is pending becomes durable or is lost, as chance has it, and the machine comes up again.

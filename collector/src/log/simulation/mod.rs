@@ -59,6 +59,8 @@ struct Ledger {
     consumed: BTreeMap<Position, u64>,
     /// What is before this was trimmed: a restart forgets its keys.
     floor: Position,
+    /// What the consumer was told is durable.
+    cursor: Option<Position>,
     lost: Lost,
     torn: u64,
     dropped: u64,
@@ -89,7 +91,7 @@ struct World {
     random: Random,
     now: u64,
     ledger: Ledger,
-    /// `None` while the power is gone.
+    /// `None` until it is open.
     log: Option<(Store<SimDisk>, Cursors<SimFile>)>,
     next: u64,
 }
@@ -110,9 +112,7 @@ impl World {
             self.ledger.dropped += store.dropped();
             self.ledger.trimmed(&store);
         }
-        if power_cut {
-            self.disk.cut_power();
-        }
+        self.stopped(power_cut);
         let mut why = String::new();
         for _ in 0..10 {
             match self.open() {
@@ -121,12 +121,23 @@ impl World {
                     return self.check();
                 }
                 Err(OpenError::Newer { .. }) => return Err("the log became one of a later release".into()),
-                Err(_) if self.disk.is_dead() => self.disk.cut_power(),
+                Err(_) if self.disk.is_dead() => {
+                    let power_cut = self.random.one_in(2);
+                    self.stopped(power_cut);
+                }
                 // A sync or a write that was told to fail.
                 Err(error) => why = format!("{error:?}"),
             }
         }
         Err(format!("the log does not open: {why}"))
+    }
+
+    fn stopped(&mut self, power_cut: bool) {
+        if power_cut {
+            self.disk.cut_power();
+        } else {
+            self.disk.go_on();
+        }
     }
 
     fn open(&mut self) -> Result<(), OpenError> {
@@ -146,7 +157,11 @@ impl World {
     fn check(&mut self) -> Result<(), String> {
         let Some((store, cursors)) = &mut self.log else { return Ok(()) };
         let mut readable = self.ledger.consumed.clone();
-        let mut from = cursors.get(CONSUMER).unwrap_or_default();
+        let cursor = cursors.get(CONSUMER);
+        if cursor < self.ledger.cursor {
+            return Err(format!("the cursor went back to {cursor:?}"));
+        }
+        let mut from = cursor.unwrap_or_default();
         loop {
             let page = read(&self.disk, &store.index(), from, 4000).map_err(|error| error.to_string())?;
             self.ledger.lost.add(page.lost);
@@ -193,14 +208,19 @@ impl World {
             79..82 => self.disk.leave(None),
             82..84 => self.now = self.now.saturating_add(24 * HOUR),
             84..86 => self.now = self.now.saturating_sub(24 * HOUR),
-            86..90 => self.reopen(false)?,
-            90..94 => self.reopen(true)?,
-            94..97 => self.disk.cut_power_after(1 + self.random.below(12)),
+            86..88 => self.reopen(false)?,
+            88..91 => self.reopen(true)?,
+            91..97 => self.disk.stop_after(1 + self.random.below(8)),
             _ if self.life.damage => self.disk.damage(),
             _ => {}
         }
         self.now += self.random.below(60_000_000_000);
-        if self.disk.is_dead() { self.reopen(true) } else { Ok(()) }
+        if self.disk.is_dead() {
+            let power_cut = self.random.one_in(2);
+            self.reopen(power_cut)
+        } else {
+            Ok(())
+        }
     }
 
     /// A group of new batches, and of some that come again, acknowledged or not.
@@ -243,6 +263,7 @@ impl World {
         self.ledger.lost.add(page.lost);
         if cursors.set(CONSUMER, page.next).is_ok() {
             store.release(cursors.slowest());
+            self.ledger.cursor = Some(page.next);
         }
         Ok(())
     }
@@ -251,10 +272,14 @@ impl World {
 /// How many batches were acknowledged in a life, or what was wrong.
 fn live(seed: u64, life: Life) -> Result<usize, String> {
     let mut world = World::new(seed, life);
+    if world.random.one_in(4) {
+        world.disk.stop_after(1 + world.random.below(6));
+    }
     world.reopen(false)?;
     if let Some((store, cursors)) = &mut world.log {
         cursors.set(CONSUMER, Position::OLDEST).map_err(|error| error.to_string())?;
         store.release(cursors.slowest());
+        world.ledger.cursor = Some(Position::OLDEST);
     }
     for step in 0..STEPS {
         world.step().map_err(|error| format!("step {step}: {error}"))?;
