@@ -13,7 +13,7 @@
 //! simulation gives them one that loses power. `thread` has the only clock and the only thread.
 //!
 //! # Invariants
-//! - Acknowledged is durable: a segment's name before its first record, a group and the header before its answers.
+//! - Acknowledged is durable: a segment's name and header before its first record, a group before its answers.
 //! - A segment is written to by one process and never again after a failure or a restart. Its successor's header seals
 //!   it: says where it ended. What lies behind that end was never acknowledged and is not read, so a batch that was
 //!   refused after a failed sync and sent again is not there twice.

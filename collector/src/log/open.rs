@@ -111,9 +111,8 @@ fn segment<D: Disk>(
         }
         None => {
             recovery.torn += behind;
-            if ordinal > 0 {
-                settle(&mut file, intact_to)?;
-            }
+            // Also without records: its header says where the segment before it ends.
+            settle(&mut file, intact_to)?;
             (ordinal, intact_to)
         }
     };
@@ -128,9 +127,12 @@ fn settle<F: DiskFile>(file: &mut F, end: u32) -> io::Result<()> {
     while at < end {
         let mut chunk = vec![0; usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK)];
         let read = file.read_at(at, &mut chunk)?;
+        if read == 0 {
+            break;
+        }
         chunk.truncate(read);
         file.write_at(at, &chunk)?;
-        at += read.max(1) as u64;
+        at += read as u64;
     }
     file.sync()
 }

@@ -236,7 +236,8 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// A new segment, its name durable when this returns. The header is with the first group.
+    /// A new segment; durable, name and header, when this returns: where the one before ends has to be known also if
+    /// this one gets no record and stays.
     fn create(&mut self, now: u64) -> io::Result<Active<D::File>> {
         let number = self.next_number;
         let name = segment_name(number);
@@ -248,6 +249,7 @@ impl<D: Disk> Store<D> {
         let make = || -> io::Result<D::File> {
             let mut file = self.disk.create(&name)?;
             file.write_at(0, &header.encode())?;
+            file.sync()?;
             self.disk.sync()?;
             Ok(file)
         };
