@@ -31,6 +31,15 @@ pub fn default_recordings() -> Option<PathBuf> {
     Some(user_directory("XDG_STATE_HOME", ".local/state")?.join("sandscope/recordings"))
 }
 
+/// Where a collector keeps its log by default; `None` without a home.
+pub fn default_data() -> Option<&'static str> {
+    static DEFAULT: LazyLock<Option<String>> = LazyLock::new(|| {
+        let state = user_directory("XDG_STATE_HOME", ".local/state")?;
+        state.join("sandscope/collector").into_os_string().into_string().ok()
+    });
+    DEFAULT.as_deref()
+}
+
 /// A directory of the XDG Base Directory Specification: the variable's, or this folder at home.
 pub fn user_directory(variable: &str, at_home: &str) -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());

@@ -76,10 +76,12 @@ pub struct Account {
     spans: AtomicU64,
     log_records: AtomicU64,
     modules_refused: AtomicU64,
+    duplicates: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl Account {
-    /// Requests taken in and answered with success.
+    /// Requests that are durable and were answered with success.
     pub fn acked(&self) -> u64 {
         self.acked.load(Relaxed)
     }
@@ -99,12 +101,22 @@ impl Account {
         Dropped::ALL.into_iter().map(|reason| self.dropped(reason)).sum()
     }
 
-    /// Spans that came in. They are counted and not kept.
+    /// Requests that came again and were answered with success: the log had them.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates.load(Relaxed)
+    }
+
+    /// Requests that the log did not take; their senders were told to come again.
+    pub fn refused_requests(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// Spans that came in. They are stored and not shown.
     pub fn spans(&self) -> u64 {
         self.spans.load(Relaxed)
     }
 
-    /// Log records that came in. They are counted and not kept.
+    /// Log records that came in. They are stored and not shown.
     pub fn log_records(&self) -> u64 {
         self.log_records.load(Relaxed)
     }
@@ -123,6 +135,14 @@ impl Account {
 
     pub(crate) fn answered(&self) {
         self.acked.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn duplicate(&self) {
+        self.duplicates.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn saw_spans(&self, count: u64) {

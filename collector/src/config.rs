@@ -3,7 +3,10 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::log;
 
 /// Where to listen, and how much to hold.
 #[derive(Clone, Debug)]
@@ -18,6 +21,10 @@ pub struct Config {
     pub http: SocketAddr,
     /// Bounds of everything that is held.
     pub limits: Limits,
+    /// Where the log is. Without one it is in memory, with 64 MiB at most, and ends with the process.
+    pub data: Option<PathBuf>,
+    /// How much the log holds.
+    pub log: log::Settings,
 }
 
 impl Default for Config {
@@ -29,6 +36,8 @@ impl Default for Config {
             query: local(4320),
             http: local(4321),
             limits: Limits::default(),
+            data: None,
+            log: log::Settings::default(),
         }
     }
 }
@@ -75,6 +84,9 @@ impl Default for Limits {
 /// Why a collector could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] log::OpenError),
     /// The address for OTLP is taken, or not ours.
     #[error("listen for OTLP on {addr}")]
     Otlp {

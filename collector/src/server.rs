@@ -1,6 +1,7 @@
 //! Listening, serving and stopping: puts the parts together.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -23,7 +24,9 @@ use crate::account::Account;
 use crate::agent::{AgentService, DebugInfo};
 use crate::config::{BindError, Config, ServeError};
 use crate::intake::Intake;
+use crate::log::{Log, OpenError, Recovery, SegmentLog, Settings};
 use crate::query::QueryService;
+use crate::replay::replay;
 use crate::state;
 
 /// Requests of one connection that are worked on at the same time.
@@ -35,6 +38,9 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Time for open requests after the signal to stop.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Most of a log in memory, in bytes.
+const IN_MEMORY: u64 = 64 << 20;
+
 /// A collector that listens and is not serving yet.
 pub struct Collector {
     config: Config,
@@ -42,14 +48,15 @@ pub struct Collector {
     otlp_http: (TcpListener, SocketAddr),
     query: (TcpListener, SocketAddr),
     http: (TcpListener, SocketAddr),
+    log: Arc<SegmentLog>,
     account: Arc<Account>,
 }
 
 impl Collector {
-    /// Takes all addresses. Connections wait from now on and are served by [`Self::run`].
+    /// Opens the log and takes all addresses. Connections wait from now on and are served by [`Self::run`].
     ///
     /// # Errors
-    /// An address that is taken, or not of this machine.
+    /// An address that is taken, or not of this machine; a log that cannot be opened.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let Config { otlp, otlp_http, query, http, .. } = config;
         let otlp = listen(otlp).await.map_err(|source| BindError::Otlp { addr: otlp, source })?;
@@ -57,7 +64,15 @@ impl Collector {
             listen(otlp_http).await.map_err(|source| BindError::OtlpHttp { addr: otlp_http, source })?;
         let query = listen(query).await.map_err(|source| BindError::Query { addr: query, source })?;
         let http = listen(http).await.map_err(|source| BindError::Http { addr: http, source })?;
-        Ok(Self { config, otlp, otlp_http, query, http, account: Arc::default() })
+        let (data, settings) = (config.data.clone(), config.log.clone());
+        let log = tokio::task::spawn_blocking(move || open(data.as_deref(), settings)).await;
+        let log = Arc::new(log.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?);
+        Ok(Self { config, otlp, otlp_http, query, http, log, account: Arc::default() })
+    }
+
+    /// What the log had when it was opened.
+    pub fn recovery(&self) -> Recovery {
+        self.log.recovery()
     }
 
     /// Where OTLP and agents are taken in.
@@ -85,12 +100,19 @@ impl Collector {
         self.account.clone()
     }
 
-    /// Serves until `shutdown` resolves. Streams then end at once, other requests have two seconds.
+    /// Brings back what the log has of the last minutes, then serves until `shutdown` resolves. Streams then end at once, other requests have two seconds.
     ///
     /// # Errors
     /// A server that failed before.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { config, otlp, otlp_http, query, http, account } = self;
+        let log = self.log.clone();
+        let result = self.serve(shutdown).await;
+        log.stop().await;
+        result
+    }
+
+    async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let Self { config, otlp, otlp_http, query, http, log, account } = self;
         let limits = config.limits;
         let (stopping, stop) = watch::channel(false);
         let debug = Arc::new(DebugInfo::new(limits.debug_info_bytes, limits.agents, account.clone()));
@@ -101,7 +123,12 @@ impl Collector {
         tasks.spawn(debug.clone().watch_over());
         tasks.spawn(crate::http::serve(http.0, debug.clone(), stop.clone()));
 
-        let intake = Intake::new(state.clone(), account.clone());
+        tokio::pin!(shutdown);
+        tokio::select! {
+            () = replay(&*log, &state, limits.retention) => {}
+            () = &mut shutdown => return Ok(()),
+        }
+        let intake = Intake::new(log, state.clone(), account.clone());
         tasks.spawn(crate::otlp_http::serve(otlp_http.0, intake.clone(), stop.clone()));
         let agent = AgentService { debug: debug.clone(), stop: stop.clone() };
         let queries = QueryService {
@@ -153,11 +180,21 @@ impl Collector {
         tokio::pin!(servers);
         tokio::select! {
             result = &mut servers => return result.map(drop),
-            () = shutdown => {}
+            () = &mut shutdown => {}
         }
         stopping.send_replace(true);
         // A peer that neither reads nor leaves does not keep us.
         tokio::time::timeout(GRACE, servers).await.map_or(Ok(()), |result| result.map(drop))
+    }
+}
+
+fn open(data: Option<&Path>, settings: Settings) -> Result<SegmentLog, OpenError> {
+    match data {
+        Some(directory) => SegmentLog::open(directory, settings),
+        None => {
+            let Settings { max_bytes, max_age, when_full, .. } = settings;
+            SegmentLog::in_memory(Settings::new(max_bytes.min(IN_MEMORY), max_age, when_full))
+        }
     }
 }
 

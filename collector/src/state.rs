@@ -31,10 +31,30 @@ type Reply<T> = oneshot::Sender<T>;
 
 /// What the state's task is told and asked.
 enum Input {
-    Batch { batch: Batch, reply: Reply<Outcome> },
-    Rows { reply: Reply<Arc<Snapshot>> },
-    Fold { selected: Selected, kind: SampleKind, seconds: f64, reply: Reply<Folded> },
-    Series { name: String, selected: Selected, reply: Reply<SeriesResponse> },
+    Batch {
+        batch: Batch,
+        reply: Reply<Outcome>,
+    },
+    /// A batch that arrived so long ago.
+    Past {
+        batch: Batch,
+        age: Duration,
+        reply: Reply<Outcome>,
+    },
+    Rows {
+        reply: Reply<Arc<Snapshot>>,
+    },
+    Fold {
+        selected: Selected,
+        kind: SampleKind,
+        seconds: f64,
+        reply: Reply<Folded>,
+    },
+    Series {
+        name: String,
+        selected: Selected,
+        reply: Reply<SeriesResponse>,
+    },
 }
 
 /// What the loop does after an input.
@@ -59,13 +79,18 @@ impl Effect {
 
 struct State {
     live: Live,
+    /// Time of the last batch: what the log brings back is not always in order.
+    last: Duration,
     snapshot: Option<(Duration, Arc<Snapshot>)>,
 }
 
 impl State {
     fn handle(&mut self, now: Duration, input: Input) -> Effect {
         match input {
-            Input::Batch { batch, reply } => Effect::Took(reply, self.live.apply(now, &batch)),
+            Input::Batch { batch, reply } => Effect::Took(reply, self.apply(now, &batch)),
+            Input::Past { batch, age, reply } => {
+                Effect::Took(reply, self.apply(now.saturating_sub(age), &batch))
+            }
             Input::Rows { reply } => Effect::Rows(reply, self.snapshot(now)),
             Input::Fold { selected, kind, seconds, reply } => {
                 Effect::Folded(reply, self.live.fold(now, &selected, kind, seconds))
@@ -75,6 +100,11 @@ impl State {
                 Effect::Series(reply, SeriesResponse { points, truncated })
             }
         }
+    }
+
+    fn apply(&mut self, at: Duration, batch: &Batch) -> Outcome {
+        self.last = self.last.max(at);
+        self.live.apply(self.last, batch)
     }
 
     fn snapshot(&mut self, now: Duration) -> Arc<Snapshot> {
@@ -111,11 +141,13 @@ pub(crate) struct Handle {
 /// the state any more.
 pub(crate) fn new(limits: &Limits) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (inputs, mut waiting) = mpsc::channel(QUEUE);
-    let mut state = State { live: Live::new(limits), snapshot: None };
+    let mut state = State { live: Live::new(limits), last: Duration::ZERO, snapshot: None };
+    // What is brought back from the log arrived before the start.
+    let past = limits.retention;
     let task = async move {
         let start = Instant::now();
         while let Some(input) = waiting.recv().await {
-            state.handle(start.elapsed(), input).perform();
+            state.handle(past + start.elapsed(), input).perform();
         }
     };
     (Handle { inputs }, task)
@@ -131,6 +163,11 @@ impl Handle {
     /// Takes a batch in; returns when it counts.
     pub(crate) async fn apply(&self, batch: Batch) -> Result<Outcome, Stopped> {
         self.ask(|reply| Input::Batch { batch, reply }).await
+    }
+
+    /// Takes a batch in that arrived so long ago. Before any other, and the older ones first.
+    pub(crate) async fn bring_back(&self, batch: Batch, age: Duration) -> Result<Outcome, Stopped> {
+        self.ask(|reply| Input::Past { batch, age, reply }).await
     }
 
     /// All rows, as of half a second ago at most.

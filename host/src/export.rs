@@ -1,15 +1,24 @@
 //! Our own signals out: encoded here, sent by the generated OTLP clients, one export in flight at a time.
+//!
+//! Every request has a number, by which a collector of ours knows it when it comes again. Spans and samples that may
+//! have arrived although the answer did not are kept as the request that they were and sent again as that; merged into
+//! the next one they could be counted twice. Metrics are cumulative: the next ones are as good.
 
 use std::time::{Duration, SystemTime};
 
 use sandscope_model::{ModuleId, SampleKind, WorkloadId};
+use sandscope_proto::dedup;
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otel::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
+use sandscope_proto::otel::collector::profiles::v1development::ExportProfilesServiceRequest;
 use sandscope_proto::otel::collector::profiles::v1development::profiles_service_client::ProfilesServiceClient;
+use sandscope_proto::otel::collector::trace::v1::ExportTraceServiceRequest;
 use sandscope_proto::otel::collector::trace::v1::trace_service_client::TraceServiceClient;
 use sandscope_proto::otlp::profiles::{self, ModuleNames};
 use sandscope_proto::otlp::{MetricBatch, Point, PointValue, ProfileBatch, Resource, Span, SpanBatch};
 use tokio::task::JoinHandle;
+use tonic::Code;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::aggregate::Settled;
@@ -33,15 +42,19 @@ pub(crate) fn endpoint(url: &str) -> Result<Endpoint, BuildError> {
 /// What one export carries.
 pub(crate) struct Outgoing {
     pub metrics: MetricBatch,
-    /// Those that were sent are taken out.
+    /// Those that were sent, or are kept to be sent again, are taken out.
     pub spans: Vec<Span>,
+    /// As the spans.
     pub profiles: Vec<(WorkloadId, Settled)>,
     pub hz: f64,
 }
 
-/// How an export ended; what was sent comes back.
+/// How an export ended; what was not sent comes back.
 pub(crate) struct Done {
+    sender: Option<Sender>,
     pub outgoing: Outgoing,
+    /// Samples that were kept to be sent again, and refused for good.
+    pub refused: u64,
     /// What the transport or the peer said, if it failed.
     pub failure: Option<String>,
 }
@@ -49,7 +62,8 @@ pub(crate) struct Done {
 /// Sends to one collector.
 pub(crate) struct Exporter {
     channel: Channel,
-    resource: Resource,
+    /// `None` while an export runs.
+    sender: Option<Sender>,
     running: Option<JoinHandle<Done>>,
     exported: u64,
     failed: u64,
@@ -61,7 +75,11 @@ impl Exporter {
     pub(crate) fn new(endpoint: &Endpoint, resource: &Resource) -> Self {
         let last_sent = unix_nanos(SystemTime::now());
         let channel = endpoint.connect_lazy();
-        Self { channel, resource: resource.clone(), running: None, exported: 0, failed: 0, last_sent }
+        let text = |text: &str| text.parse().ok();
+        let name = text(&resource.host).zip(text(&resource.instance));
+        let resource = resource.clone();
+        let sender = Some(Sender { channel: channel.clone(), resource, name, sequence: 0, held: None });
+        Self { channel, sender, running: None, exported: 0, failed: 0, last_sent }
     }
 
     pub(crate) fn channel(&self) -> Channel {
@@ -76,10 +94,11 @@ impl Exporter {
     pub(crate) fn send(&mut self, mut outgoing: Outgoing) {
         let span = (self.last_sent, unix_nanos(SystemTime::now()));
         self.last_sent = span.1;
-        let (channel, resource) = (self.channel.clone(), self.resource.clone());
+        let Some(mut sender) = self.sender.take() else { return };
         self.running = Some(tokio::spawn(async move {
-            let failure = transmit(channel, &resource, &mut outgoing, span).await.err();
-            Done { outgoing, failure: failure.map(|status| describe(&status)) }
+            let mut refused = 0;
+            let failure = sender.transmit(&mut outgoing, span, &mut refused).await.err();
+            Done { sender: Some(sender), outgoing, refused, failure: failure.map(|status| describe(&status)) }
         }));
     }
 
@@ -92,7 +111,8 @@ impl Exporter {
         let Some(exporter) = exporter else { return std::future::pending().await };
         exporter.running = None;
         match done {
-            Ok(done) => {
+            Ok(mut done) => {
+                exporter.sender = done.sender.take();
                 let counter =
                     if done.failure.is_none() { &mut exporter.exported } else { &mut exporter.failed };
                 *counter += 1;
@@ -114,27 +134,117 @@ impl Exporter {
     }
 }
 
-async fn transmit(
+/// What an export needs, and what one leaves to the next.
+struct Sender {
     channel: Channel,
-    resource: &Resource,
-    outgoing: &mut Outgoing,
-    (start, end): (u64, u64),
-) -> Result<(), tonic::Status> {
-    let mut request = tonic::Request::new(outgoing.metrics.to_otlp());
-    request.set_timeout(TIMEOUT);
-    taken(MetricsServiceClient::new(channel.clone()).export(request).await)?;
-    while !outgoing.spans.is_empty() {
-        let part = outgoing.spans.len().min(SPANS);
-        let spans = outgoing.spans[..part].to_vec();
-        let batch = SpanBatch { resource: resource.clone(), spans };
-        let mut request = tonic::Request::new(batch.to_otlp());
+    resource: Resource,
+    /// Host and boot; `None` if they cannot be said in metadata.
+    name: Option<(MetadataValue<Ascii>, MetadataValue<Ascii>)>,
+    sequence: u64,
+    held: Option<(u64, Held)>,
+}
+
+/// A request that may have arrived.
+#[derive(Clone)]
+enum Held {
+    Spans(ExportTraceServiceRequest),
+    /// With its number of samples.
+    Profiles(ExportProfilesServiceRequest, u64),
+}
+
+impl Sender {
+    async fn transmit(
+        &mut self,
+        outgoing: &mut Outgoing,
+        time: (u64, u64),
+        refused: &mut u64,
+    ) -> Result<(), tonic::Status> {
+        let sequence = self.number();
+        let request = self.request(outgoing.metrics.to_otlp(), sequence);
+        taken(MetricsServiceClient::new(self.channel.clone()).export(request).await)?;
+        if let Some((sequence, held)) = self.held.take() {
+            let samples = if let Held::Profiles(_, samples) = &held { *samples } else { 0 };
+            let result = self.deliver(sequence, held).await;
+            if result.is_err() && self.held.is_none() {
+                *refused += samples;
+            }
+            result?;
+        }
+        while !outgoing.spans.is_empty() {
+            let part = outgoing.spans.len().min(SPANS);
+            let spans = outgoing.spans[..part].to_vec();
+            let batch = SpanBatch { resource: self.resource.clone(), spans };
+            let sequence = self.number();
+            let result = self.deliver(sequence, Held::Spans(batch.to_otlp())).await;
+            if result.is_ok() || self.held.is_some() {
+                outgoing.spans.drain(..part);
+            }
+            result?;
+        }
+        if outgoing.profiles.is_empty() {
+            return Ok(());
+        }
+        let held = profiles(&self.resource, outgoing, time);
+        let sequence = self.number();
+        let result = self.deliver(sequence, held).await;
+        if result.is_ok() || self.held.is_some() {
+            outgoing.profiles.clear();
+        }
+        result
+    }
+
+    fn number(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn request<T>(&self, message: T, sequence: u64) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
         request.set_timeout(TIMEOUT);
-        taken(TraceServiceClient::new(channel.clone()).export(request).await)?;
-        outgoing.spans.drain(..part);
+        if let Some((host, boot)) = &self.name {
+            let metadata = request.metadata_mut();
+            metadata.insert(dedup::HOST, host.clone());
+            metadata.insert(dedup::BOOT, boot.clone());
+            metadata.insert(dedup::SEQUENCE, sequence.into());
+        }
+        request
     }
-    if outgoing.profiles.is_empty() {
-        return Ok(());
+
+    /// Sends a request, and keeps it if it may have arrived without an answer.
+    async fn deliver(&mut self, sequence: u64, held: Held) -> Result<(), tonic::Status> {
+        let channel = self.channel.clone();
+        let result = match held.clone() {
+            Held::Spans(request) => {
+                let request = self.request(request, sequence);
+                taken(TraceServiceClient::new(channel).export(request).await)
+            }
+            Held::Profiles(request, _) => {
+                let request = self.request(request, sequence);
+                taken(ProfilesServiceClient::new(channel).export(request).await)
+            }
+        };
+        if result.as_ref().is_err_and(may_have_arrived) {
+            self.held = Some((sequence, held));
+        }
+        result
     }
+}
+
+/// Whether the same request may come again: not if the receiver has read and refused it.
+fn may_have_arrived(status: &tonic::Status) -> bool {
+    !matches!(
+        status.code(),
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unauthenticated
+    )
+}
+
+fn profiles(resource: &Resource, outgoing: &Outgoing, (start, end): (u64, u64)) -> Held {
     let batches: Vec<ProfileBatch> = outgoing
         .profiles
         .iter()
@@ -152,16 +262,15 @@ async fn transmit(
             links: settled.links.clone(),
         })
         .collect();
-    let names = Names(&outgoing.profiles);
-    let mut request = tonic::Request::new(profiles::to_otlp(resource, &batches, &names));
-    request.set_timeout(TIMEOUT);
-    taken(ProfilesServiceClient::new(channel).export(request).await)
+    let weights = batches.iter().flat_map(|batch| batch.profile.iter());
+    let samples = weights.map(|(_, weight)| weight.samples).sum();
+    Held::Profiles(profiles::to_otlp(resource, &batches, &Names(&outgoing.profiles)), samples)
 }
 
 /// A receiver that lacks one signal, as many do, still gets the others.
 fn taken<T>(answer: Result<T, tonic::Status>) -> Result<(), tonic::Status> {
     match answer {
-        Err(status) if status.code() != tonic::Code::Unimplemented => Err(status),
+        Err(status) if status.code() != Code::Unimplemented => Err(status),
         Ok(_) | Err(_) => Ok(()),
     }
 }

@@ -73,6 +73,16 @@ pub mod schemas {
         include_bytes!("generated/opentelemetry.proto.collector.logs.v1.ExportLogsServiceRequest.desc");
 }
 
+/// Metadata of an OTLP request that makes it the same when it is sent again, for collectors of ours. Others ignore it.
+pub mod dedup {
+    /// Name of the sending host.
+    pub const HOST: &str = "sandscope-host";
+    /// Its boot: `service.instance.id`.
+    pub const BOOT: &str = "sandscope-boot";
+    /// Number of the request in that boot, decimal, of all signals together.
+    pub const SEQUENCE: &str = "sandscope-sequence";
+}
+
 /// Protocol version that `Hello` and `Welcome` carry.
 pub const AGENT_PROTOCOL: u32 = 1;
 

@@ -1,4 +1,4 @@
-//! Chores that developers repeat: `cargo xtask test`, `nightly`, `arm`, `guests`, `bench`, `stress`, `recordings`,
+//! Chores that developers repeat: `cargo xtask test`, `nightly`, `arm`, `guests`, `bench`, `stress`, `recordings`, `log`,
 //! `compare-symbols`, `fuzz`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program prints")]
 
@@ -26,7 +26,8 @@ cargo xtask compare-symbols [MODULE] [--count N] [--seed N]
 cargo xtask fuzz [SECONDS]   libFuzzer on what reads files of others, 60 s for each target
 cargo xtask stress           everything that could break a sampler, at once; 2 minutes [--for 30m]
 cargo xtask recordings       500 hosts killed at any moment, and what their recordings hold; their size; comparisons
-cargo xtask nightly          the long ones: test, arm, stress for 30 minutes, recordings, fuzzing for 10 minutes each,
+cargo xtask log              10,000 lives of the collector's log on a disk that fails, 300 collectors killed under load
+cargo xtask nightly          the long ones: test, log, arm, stress for 30 minutes, recordings, fuzzing for 10 minutes each,
                              comparison of symbols, benchmarks
 ";
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         ["stress"] => stress("2m"),
         ["stress", "--for", time] => stress(time),
         ["recordings"] => recordings(),
+        ["log"] => log(),
         ["nightly"] => nightly(),
         _ => {
             print!("{HELP}");
@@ -124,6 +126,7 @@ fn bench(args: &[&str]) -> Result<()> {
 fn nightly() -> Result<()> {
     let parts = [
         "test",
+        "log",
         "arm",
         "compare-symbols",
         "fuzz",
@@ -141,6 +144,7 @@ fn nightly() -> Result<()> {
         "fuzz" => symbols::fuzz(&root(), 600),
         "stress" => stress("30m"),
         "recordings" => recordings(),
+        "log" => log(),
         benchmark => bench(&[benchmark]),
     };
     let failed: Vec<&str> = parts
@@ -161,4 +165,12 @@ fn recordings() -> Result<()> {
     let killed = ["test", "--workspace", "--test", "kill", "--", "--nocapture"];
     run(cargo(&killed).env("SANDSCOPE_KILLS", "500"))?;
     run(&mut cargo(&["test", "--workspace", "--test", "recording", "--", "--ignored", "--nocapture"]))
+}
+
+/// What `cargo test` does 50 and 20 times. A life that fails is lived again with `SANDSCOPE_SEED`.
+fn log() -> Result<()> {
+    let lives = ["test", "--workspace", "--lib", "log::", "--", "--nocapture"];
+    run(cargo(&lives).env("SANDSCOPE_SEEDS", "10000"))?;
+    let killed = ["test", "--workspace", "--test", "kill_collector", "--", "--nocapture"];
+    run(cargo(&killed).env("SANDSCOPE_KILLS", "300"))
 }

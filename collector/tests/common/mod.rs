@@ -37,9 +37,14 @@ pub struct Running {
 }
 
 pub async fn start(limits: Limits) -> Running {
+    start_with(Config { limits, ..Config::default() }).await
+}
+
+/// On free ports, whatever the configuration says.
+pub async fn start_with(config: Config) -> Running {
     let any = ([127, 0, 0, 1], 0).into();
     let collector =
-        Collector::bind(Config { otlp: any, otlp_http: any, query: any, http: any, limits }).await.unwrap();
+        Collector::bind(Config { otlp: any, otlp_http: any, query: any, http: any, ..config }).await.unwrap();
     let channel = |addr| Endpoint::from_shared(format!("http://{addr}")).unwrap().connect_lazy();
     let (otlp, queries) = (channel(collector.otlp_addr()), channel(collector.query_addr()));
     let (account, otlp_http) = (collector.account(), collector.otlp_http_addr());

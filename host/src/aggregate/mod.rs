@@ -490,6 +490,7 @@ impl Aggregator {
     }
 
     fn exported(&mut self, done: crate::export::Done) {
+        self.dropped += done.refused;
         let Some(failure) = done.failure else {
             return;
         };
