@@ -164,7 +164,9 @@ fn stress(time: &str) -> Result<()> {
 fn recordings() -> Result<()> {
     let killed = ["test", "--workspace", "--test", "kill", "--", "--nocapture"];
     run(cargo(&killed).env("SANDSCOPE_KILLS", "500"))?;
-    run(&mut cargo(&["test", "--workspace", "--test", "recording", "--", "--ignored", "--nocapture"]))
+    let long =
+        ["test", "--workspace", "--test", "recording", "--test", "diff", "--", "--ignored", "--nocapture"];
+    run(&mut cargo(&long))
 }
 
 /// What `cargo test` does 50 and 20 times. A life that fails is lived again with `SANDSCOPE_SEED`.
