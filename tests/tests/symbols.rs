@@ -228,19 +228,7 @@ fn http(address: &str, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) 
 /// The same through a collector, for our own commands and for anybody who speaks HTTP.
 #[test]
 fn a_collector_keeps_debug_info() {
-    let any = "127.0.0.1:0";
-    let args = [
-        "collect",
-        "--otlp-listen",
-        any,
-        "--otlp-http-listen",
-        any,
-        "--query-listen",
-        any,
-        "--http-listen",
-        any,
-    ];
-    let (_collector, line) = Background::start(&args, "debug info:");
+    let (_collector, line) = Background::collector(&[], "debug info:");
     let url = line.rsplit(' ').next().unwrap().to_owned();
     let address = url.strip_prefix("http://").unwrap();
     let stripped = Stripped::new(&[]);
