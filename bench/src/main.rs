@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod clock;
+mod collector;
 mod layout;
 mod overhead;
 mod stats;
@@ -18,7 +19,8 @@ const USAGE: &str = "\
 usage: cargo xtask bench overhead [--quick] [--only WORKLOAD]
        cargo xtask bench accuracy [--quick]
        cargo xtask bench storm [--quick]
-       cargo xtask bench symbols [--quick]";
+       cargo xtask bench symbols [--quick]
+       cargo xtask bench collector [--quick]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +36,10 @@ fn main() -> ExitCode {
         ["storm", "--quick"] => storm::run(true),
         ["symbols"] => symbols::run(false),
         ["symbols", "--quick"] => symbols::run(true),
+        ["collector"] => collector::run(false),
+        ["collector", "--quick"] => collector::run(true),
+        ["collector-side"] => collector::side::run(None),
+        ["collector-side", data] => collector::side::run(Some(data)),
         ["symbols-side", side, module, addresses] => symbols::side::run(side, module, addresses),
         ["worker", workload, side, otlp, interval, padding] => {
             worker::run(&worker::Arguments { workload, side, otlp, interval, padding })

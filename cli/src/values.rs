@@ -53,6 +53,12 @@ pub fn capture_time(text: &str) -> Result<Duration, String> {
     if duration <= most { Ok(duration) } else { Err(format!("it can be {most:?} at most")) }
 }
 
+/// Samples per second of a capture.
+pub fn capture_hz(text: &str) -> Result<f64, String> {
+    let hz = text.parse().ok().filter(|hz| (1.0..=10_000.0).contains(hz));
+    hz.ok_or_else(|| "it can be 1 to 10000".to_owned())
+}
+
 /// How much of the past a host keeps: up to an hour.
 pub fn recorder_time(text: &str) -> Result<Duration, String> {
     let time = duration(text)?;

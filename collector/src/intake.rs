@@ -1,34 +1,18 @@
-//! OTLP in: a request is appended to the log, handed to the state, and answered when it is durable; what was not
-//! taken is said in the answer.
+//! OTLP in, whatever it came over: a request is appended to the log as the bytes that came, handed to the state, and
+//! answered when it is durable; what was not taken is said in the answer.
 //!
 //! The live state is handed what it has to know rather than reading it back: it is decoded already. What it cannot
 //! show is durable all the same, so the answer's partial success tells of the view and not of what is kept.
-//! Traces and logs are stored and counted: nothing shows them yet.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message;
-use sandscope_proto::dedup;
-use sandscope_proto::otel::collector::logs::v1::logs_service_server::LogsService;
-use sandscope_proto::otel::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
-use sandscope_proto::otel::collector::metrics::v1::metrics_service_server::MetricsService;
-use sandscope_proto::otel::collector::metrics::v1::{
-    ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
-};
-use sandscope_proto::otel::collector::profiles::v1development::profiles_service_server::ProfilesService;
-use sandscope_proto::otel::collector::profiles::v1development::{
-    ExportProfilesPartialSuccess, ExportProfilesServiceRequest, ExportProfilesServiceResponse,
-};
-use sandscope_proto::otel::collector::trace::v1::trace_service_server::TraceService;
-use sandscope_proto::otel::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
-use sandscope_proto::otlp::{MetricBatch, profiles};
-use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status};
+use bytes::Bytes;
+use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::account::{Account, Dropped, Outcome};
-use crate::live::Batch;
+use crate::decode::{Decoded, decode};
 use crate::log::{AppendError, Appended, Entry, Key, Kind, Log, now};
 use crate::state::Handle;
 
@@ -37,7 +21,7 @@ const LATER: Duration = Duration::from_secs(5);
 /// When to come again after too much came at once, or a disk failed that may do better in a new segment.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The OTLP services, all of them.
+/// Where requests of all kinds go.
 #[derive(Clone)]
 pub(crate) struct Intake {
     log: Arc<dyn Log>,
@@ -45,26 +29,21 @@ pub(crate) struct Intake {
     account: Arc<Account>,
 }
 
-/// A request, decoded for whom it may concern and as it is stored.
-struct Taken {
-    entry: Entry,
-    batch: Option<Batch>,
-    unreadable: u64,
-    spans: u64,
-    log_records: u64,
+/// An `Export…ServiceResponse`: they are the same for all signals, byte for byte.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Answer {
+    #[prost(message, optional, tag = "1")]
+    pub partial_success: Option<Partial>,
 }
 
-impl Taken {
-    fn new(kind: Kind, metadata: &MetadataMap, message: &impl Message) -> Self {
-        let entry = Entry::new(kind, now(), key(metadata), message.encode_to_vec().into());
-        Self { entry, batch: None, unreadable: 0, spans: 0, log_records: 0 }
-    }
-}
-
-/// What a host of ours says of its request; nothing if it is incomplete, and then the request may be stored twice.
-fn key(metadata: &MetadataMap) -> Option<Key> {
-    let text = |name| metadata.get(name)?.to_str().ok();
-    Key::new(text(dedup::HOST)?, text(dedup::BOOT)?, text(dedup::SEQUENCE)?.parse().ok()?)
+/// What was not taken.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Partial {
+    /// Points, spans, log records or profiles.
+    #[prost(int64, tag = "1")]
+    pub rejected: i64,
+    #[prost(string, tag = "2")]
+    pub error_message: String,
 }
 
 /// How OTLP says it: what may come again, and when.
@@ -86,29 +65,46 @@ impl Intake {
         Self { log, state, account }
     }
 
-    /// Stores a request, hands it on and books what became of it.
-    async fn take(&self, taken: Taken) -> Result<Outcome, Status> {
+    /// Takes a request in: the bytes of an `Export…ServiceRequest`, and what a host of ours says of it.
+    pub(crate) async fn export(
+        &self,
+        kind: Kind,
+        key: Option<Key>,
+        payload: Bytes,
+    ) -> Result<Answer, Status> {
+        let decoded = decode(kind, &payload).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let left_out = decoded.left_out;
+        let entry = Entry::new(kind, now(), key, payload);
         let intake = self.clone();
         // A task of its own: a sender that breaks off leaves nothing that is stored and not shown.
-        let done = tokio::spawn(async move { intake.store(taken).await }).await;
-        done.unwrap_or_else(|_| Err(Status::unavailable("the collector is shutting down")))
+        let done = tokio::spawn(async move { intake.store(entry, decoded).await }).await;
+        let outcome = done.unwrap_or_else(|_| Err(Status::unavailable("the collector is shutting down")))?;
+        let partial_success = outcome.refused().map(|(count, text)| match kind {
+            // The field counts profiles and the sentence samples: a profile that lost some samples is not rejected.
+            Kind::Profiles => Partial { rejected: items(left_out), error_message: format!("samples {text}") },
+            Kind::Metrics | Kind::Traces | Kind::Logs => {
+                Partial { rejected: items(count), error_message: text }
+            }
+        });
+        Ok(Answer { partial_success })
     }
 
-    async fn store(&self, taken: Taken) -> Result<Outcome, Status> {
-        let appended = self.log.append(taken.entry).await.map_err(|error| {
+    /// Stores a request, hands it on and books what became of it.
+    async fn store(&self, entry: Entry, decoded: Decoded) -> Result<Outcome, Status> {
+        let appended = self.log.append(entry).await.map_err(|error| {
             self.account.refused();
             refusal(&error)
         })?;
         let mut outcome = Outcome::default();
-        match (appended, taken.batch) {
-            (Appended::Duplicate, _) => self.account.duplicate(),
-            (Appended::Stored(_), batch) => {
-                self.account.saw_spans(taken.spans);
-                self.account.saw_log_records(taken.log_records);
-                if let Some(batch) = batch {
+        match appended {
+            Appended::Duplicate => self.account.duplicate(),
+            Appended::Stored(_) => {
+                self.account.saw_spans(decoded.spans);
+                self.account.saw_log_records(decoded.log_records);
+                if let Some(batch) = decoded.batch {
                     outcome = self.state.apply(batch).await?;
                 }
-                outcome.drop(Dropped::Unreadable, taken.unreadable);
+                outcome.drop(Dropped::Unreadable, decoded.unreadable);
                 self.account.settle(&outcome);
             }
         }
@@ -119,74 +115,4 @@ impl Intake {
 
 fn items(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-#[tonic::async_trait]
-impl MetricsService for Intake {
-    async fn export(
-        &self,
-        request: Request<ExportMetricsServiceRequest>,
-    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        let (batches, unreadable) = MetricBatch::from_otlp(request.get_ref());
-        let taken = Taken::new(Kind::Metrics, request.metadata(), request.get_ref());
-        drop(request);
-        let outcome = self.take(Taken { batch: Some(Batch::Metrics(batches)), unreadable, ..taken }).await?;
-        let partial_success = outcome.refused().map(|(count, error_message)| ExportMetricsPartialSuccess {
-            rejected_data_points: items(count),
-            error_message,
-        });
-        Ok(Response::new(ExportMetricsServiceResponse { partial_success }))
-    }
-}
-
-#[tonic::async_trait]
-impl ProfilesService for Intake {
-    async fn export(
-        &self,
-        request: Request<ExportProfilesServiceRequest>,
-    ) -> Result<Response<ExportProfilesServiceResponse>, Status> {
-        let sent = request.get_ref().resource_profiles.iter().flat_map(|r| &r.scope_profiles);
-        let sent: usize = sent.map(|scope| scope.profiles.len()).sum();
-        let (batches, unreadable) = profiles::from_otlp(request.get_ref());
-        let taken = Taken::new(Kind::Profiles, request.metadata(), request.get_ref());
-        drop(request);
-        let rejected_profiles = items(sent.saturating_sub(batches.len()) as u64);
-        let outcome = self.take(Taken { batch: Some(Batch::Profiles(batches)), unreadable, ..taken }).await?;
-        // The field counts profiles and the sentence samples: a profile that lost some samples is not rejected.
-        let partial_success = outcome.refused().map(|(_, text)| ExportProfilesPartialSuccess {
-            rejected_profiles,
-            error_message: format!("samples {text}"),
-        });
-        Ok(Response::new(ExportProfilesServiceResponse { partial_success }))
-    }
-}
-
-#[tonic::async_trait]
-impl TraceService for Intake {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let scopes = request.get_ref().resource_spans.iter().flat_map(|resource| &resource.scope_spans);
-        let spans = scopes.map(|scope| scope.spans.len() as u64).sum();
-        let taken = Taken::new(Kind::Traces, request.metadata(), request.get_ref());
-        drop(request);
-        self.take(Taken { spans, ..taken }).await?;
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-#[tonic::async_trait]
-impl LogsService for Intake {
-    async fn export(
-        &self,
-        request: Request<ExportLogsServiceRequest>,
-    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
-        let scopes = request.get_ref().resource_logs.iter().flat_map(|resource| &resource.scope_logs);
-        let log_records = scopes.map(|scope| scope.log_records.len() as u64).sum();
-        let taken = Taken::new(Kind::Logs, request.metadata(), request.get_ref());
-        drop(request);
-        self.take(Taken { log_records, ..taken }).await?;
-        Ok(Response::new(ExportLogsServiceResponse::default()))
-    }
 }

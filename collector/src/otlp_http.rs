@@ -19,10 +19,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prost::Message;
 use sandscope_proto::MAX_MESSAGE;
-use sandscope_proto::otel::collector::logs::v1::logs_service_server::LogsService;
-use sandscope_proto::otel::collector::metrics::v1::metrics_service_server::MetricsService;
-use sandscope_proto::otel::collector::profiles::v1development::profiles_service_server::ProfilesService;
-use sandscope_proto::otel::collector::trace::v1::trace_service_server::TraceService;
+use sandscope_proto::otel::collector::logs::v1::ExportLogsServiceRequest;
+use sandscope_proto::otel::collector::metrics::v1::ExportMetricsServiceRequest;
+use sandscope_proto::otel::collector::profiles::v1development::ExportProfilesServiceRequest;
+use sandscope_proto::otel::collector::trace::v1::ExportTraceServiceRequest;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
@@ -30,7 +30,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Code, Status};
 
 use crate::accept::accept;
-use crate::intake::Intake;
+use crate::intake::{Answer, Intake};
+use crate::log::Kind;
 use crate::unpack::{Coding, Unpack, UnpackError};
 
 /// Connections at the same time; further ones wait in the kernel.
@@ -142,8 +143,8 @@ impl Server {
         request: Request<Incoming>,
         form: Option<Form>,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
-        let signal = Signal::at(request.uri().path())
-            .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("there is {}", Signal::PATHS)))?;
+        let kind = kind_at(request.uri().path())
+            .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("there is {PATHS}")))?;
         if request.method() != Method::POST {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only POST is known"));
         }
@@ -152,35 +153,12 @@ impl Server {
             Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, known)
         })?;
         let (body, held) = self.body(request).await?;
-        let intake = &self.intake;
-        let answer = match signal {
-            Signal::Metrics => {
-                let answer = MetricsService::export(intake, read(&body, form)?).await?.into_inner();
-                let partial = answer.partial_success.as_ref();
-                let rejected =
-                    partial.map(|p| ("rejectedDataPoints", p.rejected_data_points, &*p.error_message));
-                write(&answer, rejected, form)
-            }
-            Signal::Traces => {
-                let answer = TraceService::export(intake, read(&body, form)?).await?.into_inner();
-                let partial = answer.partial_success.as_ref();
-                let rejected = partial.map(|p| ("rejectedSpans", p.rejected_spans, &*p.error_message));
-                write(&answer, rejected, form)
-            }
-            Signal::Logs => {
-                let answer = LogsService::export(intake, read(&body, form)?).await?.into_inner();
-                let partial = answer.partial_success.as_ref();
-                let rejected =
-                    partial.map(|p| ("rejectedLogRecords", p.rejected_log_records, &*p.error_message));
-                write(&answer, rejected, form)
-            }
-            Signal::Profiles => {
-                let answer = ProfilesService::export(intake, read(&body, form)?).await?.into_inner();
-                let partial = answer.partial_success.as_ref();
-                let rejected = partial.map(|p| ("rejectedProfiles", p.rejected_profiles, &*p.error_message));
-                write(&answer, rejected, form)
-            }
+        let payload = match form {
+            Form::Protobuf => Bytes::from(body),
+            Form::Json => protobuf(kind, &body)?,
         };
+        let answer = self.intake.export(kind, None, payload).await?;
+        let answer = write(&answer, kind, form);
         drop(held);
         Ok(response(StatusCode::OK, answer, form))
     }
@@ -226,48 +204,49 @@ impl From<UnpackError> for Refusal {
     }
 }
 
+const PATHS: &str = "/v1/metrics, /v1/traces, /v1/logs and /v1development/profiles";
+
 /// What a path takes.
-#[derive(Clone, Copy)]
-enum Signal {
-    Metrics,
-    Traces,
-    Logs,
-    Profiles,
-}
-
-impl Signal {
-    const PATHS: &'static str = "/v1/metrics, /v1/traces, /v1/logs and /v1development/profiles";
-
-    fn at(path: &str) -> Option<Self> {
-        match path {
-            "/v1/metrics" => Some(Self::Metrics),
-            "/v1/traces" => Some(Self::Traces),
-            "/v1/logs" => Some(Self::Logs),
-            "/v1development/profiles" => Some(Self::Profiles),
-            _ => None,
-        }
+fn kind_at(path: &str) -> Option<Kind> {
+    match path {
+        "/v1/metrics" => Some(Kind::Metrics),
+        "/v1/traces" => Some(Kind::Traces),
+        "/v1/logs" => Some(Kind::Logs),
+        "/v1development/profiles" => Some(Kind::Profiles),
+        _ => None,
     }
 }
 
-fn read<M: Message + Default + DeserializeOwned>(
-    body: &[u8],
-    form: Form,
-) -> Result<tonic::Request<M>, Refusal> {
-    let message = match form {
-        Form::Protobuf => M::decode(body).map_err(|error| error.to_string()),
-        Form::Json => serde_json::from_slice(body).map_err(|error| error.to_string()),
-    };
-    message.map(tonic::Request::new).map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error))
+/// A request in JSON as protobuf.
+fn protobuf(kind: Kind, body: &[u8]) -> Result<Bytes, Refusal> {
+    match kind {
+        Kind::Metrics => transcribe::<ExportMetricsServiceRequest>(body),
+        Kind::Traces => transcribe::<ExportTraceServiceRequest>(body),
+        Kind::Logs => transcribe::<ExportLogsServiceRequest>(body),
+        Kind::Profiles => transcribe::<ExportProfilesServiceRequest>(body),
+    }
 }
 
-/// An answer; `rejected` are the name, the number and the reason of a partial success.
-fn write(answer: &impl Message, rejected: Option<(&'static str, i64, &str)>, form: Form) -> Vec<u8> {
+fn transcribe<M: Message + Default + DeserializeOwned>(body: &[u8]) -> Result<Bytes, Refusal> {
+    let message = serde_json::from_slice::<M>(body);
+    let message = message.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    Ok(message.encode_to_vec().into())
+}
+
+fn write(answer: &Answer, kind: Kind, form: Form) -> Vec<u8> {
     match form {
         Form::Protobuf => answer.encode_to_vec(),
         Form::Json => {
-            let partial = rejected.map(|(name, count, reason)| {
+            let partial = answer.partial_success.as_ref().map(|partial| {
                 // 64-bit numbers are strings in protobuf's JSON.
-                serde_json::json!({ "partialSuccess": { name: count.to_string(), "errorMessage": reason } })
+                let (count, message) = (partial.rejected.to_string(), &partial.error_message);
+                let rejected = match kind {
+                    Kind::Metrics => "rejectedDataPoints",
+                    Kind::Traces => "rejectedSpans",
+                    Kind::Logs => "rejectedLogRecords",
+                    Kind::Profiles => "rejectedProfiles",
+                };
+                serde_json::json!({ "partialSuccess": { rejected: count, "errorMessage": message } })
             });
             partial.unwrap_or_else(|| serde_json::json!({})).to_string().into_bytes()
         }

@@ -2,13 +2,8 @@
 
 use std::time::Duration;
 
-use prost::Message as _;
-use sandscope_proto::otel::collector::metrics::v1::ExportMetricsServiceRequest;
-use sandscope_proto::otel::collector::profiles::v1development::ExportProfilesServiceRequest;
-use sandscope_proto::otlp::{MetricBatch, profiles};
-
-use crate::live::Batch;
-use crate::log::{Entry, Kind, Log, now};
+use crate::decode::decode;
+use crate::log::{Log, now};
 use crate::state::Handle;
 
 /// Bytes that are read at once.
@@ -27,7 +22,8 @@ pub(crate) async fn replay(log: &dyn Log, state: &Handle, past: Duration) {
             if age > past {
                 continue;
             }
-            let Some(batch) = batch(&stored.entry) else { continue };
+            let decoded = decode(stored.entry.kind, &stored.entry.payload);
+            let Some(batch) = decoded.ok().and_then(|decoded| decoded.batch) else { continue };
             if state.bring_back(batch, Duration::from_nanos(age)).await.is_err() {
                 return;
             }
@@ -36,20 +32,5 @@ pub(crate) async fn replay(log: &dyn Log, state: &Handle, past: Duration) {
             return;
         }
         from = page.next;
-    }
-}
-
-fn batch(entry: &Entry) -> Option<Batch> {
-    let payload = entry.payload.as_ref();
-    match entry.kind {
-        Kind::Metrics => {
-            let request = ExportMetricsServiceRequest::decode(payload).ok()?;
-            Some(Batch::Metrics(MetricBatch::from_otlp(&request).0))
-        }
-        Kind::Profiles => {
-            let request = ExportProfilesServiceRequest::decode(payload).ok()?;
-            Some(Batch::Profiles(profiles::from_otlp(&request).0))
-        }
-        Kind::Traces | Kind::Logs => None,
     }
 }

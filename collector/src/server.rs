@@ -8,15 +8,11 @@ use std::time::Duration;
 
 use sandscope_proto::MAX_MESSAGE;
 use sandscope_proto::agent::agent_server::AgentServer;
-use sandscope_proto::otel::collector::logs::v1::logs_service_server::LogsServiceServer;
-use sandscope_proto::otel::collector::metrics::v1::metrics_service_server::MetricsServiceServer;
-use sandscope_proto::otel::collector::profiles::v1development::profiles_service_server::ProfilesServiceServer;
-use sandscope_proto::otel::collector::trace::v1::trace_service_server::TraceServiceServer;
 use sandscope_proto::query::query_server::QueryServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tonic::codec::CompressionEncoding::{Gzip, Zstd};
+use tonic::codec::CompressionEncoding::Zstd;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -25,6 +21,7 @@ use crate::agent::{AgentService, DebugInfo};
 use crate::config::{BindError, Config, ServeError};
 use crate::intake::Intake;
 use crate::log::{Log, OpenError, Recovery, SegmentLog, Settings};
+use crate::otlp_grpc::{Logs, Metrics, OtlpServer, Profiles, Traces};
 use crate::query::QueryService;
 use crate::replay::replay;
 use crate::state;
@@ -140,30 +137,10 @@ impl Collector {
             stop: stop.clone(),
         };
         let otlp_server = builder()
-            .add_service(
-                MetricsServiceServer::new(intake.clone())
-                    .accept_compressed(Zstd)
-                    .accept_compressed(Gzip)
-                    .max_decoding_message_size(MAX_MESSAGE),
-            )
-            .add_service(
-                ProfilesServiceServer::new(intake.clone())
-                    .accept_compressed(Zstd)
-                    .accept_compressed(Gzip)
-                    .max_decoding_message_size(MAX_MESSAGE),
-            )
-            .add_service(
-                TraceServiceServer::new(intake.clone())
-                    .accept_compressed(Zstd)
-                    .accept_compressed(Gzip)
-                    .max_decoding_message_size(MAX_MESSAGE),
-            )
-            .add_service(
-                LogsServiceServer::new(intake)
-                    .accept_compressed(Zstd)
-                    .accept_compressed(Gzip)
-                    .max_decoding_message_size(MAX_MESSAGE),
-            )
+            .add_service(OtlpServer::<Metrics>::new(intake.clone()))
+            .add_service(OtlpServer::<Traces>::new(intake.clone()))
+            .add_service(OtlpServer::<Logs>::new(intake.clone()))
+            .add_service(OtlpServer::<Profiles>::new(intake))
             .add_service(
                 AgentServer::new(agent).accept_compressed(Zstd).max_decoding_message_size(MAX_MESSAGE),
             )

@@ -101,8 +101,8 @@ impl Workload {
     /// [`Self::enter`], of a call that may be one of several in a store: `concurrent`.
     #[inline]
     pub(crate) fn enter_as(&self, span: u64, concurrent: bool) -> Option<Active<'_>> {
-        let Shared { scope, hz, ref unsampled, .. } = *self.shared;
-        let entry = Entry { scope, hz, figures: &self.figures, span, concurrent, unsampled };
+        let Shared { scope, ref rate, ref unsampled, .. } = *self.shared;
+        let entry = Entry { scope, rate, figures: &self.figures, span, concurrent, unsampled };
         (!self.shared.closed.load(Ordering::Relaxed)).then(|| sampler::enter(entry))
     }
 

@@ -46,7 +46,6 @@ pub(crate) struct Outgoing {
     pub spans: Vec<Span>,
     /// As the spans.
     pub profiles: Vec<(WorkloadId, Settled)>,
-    pub hz: f64,
 }
 
 /// How an export ended; what was not sent comes back.
@@ -255,7 +254,7 @@ fn profiles(resource: &Resource, outgoing: &Outgoing, (start, end): (u64, u64)) 
             time_unix_nano: start,
             duration_nano: end.saturating_sub(start),
             period: match settled.kind {
-                SampleKind::Cpu if outgoing.hz > 0.0 => (1e9 / outgoing.hz) as u64,
+                SampleKind::Cpu if settled.hz > 0.0 => (1e9 / settled.hz) as u64,
                 _ => 0,
             },
             profile: settled.profile.clone(),

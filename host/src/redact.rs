@@ -26,14 +26,14 @@ const MAX_PATTERN: usize = 1 << 20;
 #[derive(Clone, Debug, Default)]
 pub struct Redaction(Vec<Regex>);
 
-/// Why a pattern cannot be used.
+/// Why a pattern cannot be used. Completes "failed to …".
 #[derive(Debug, thiserror::Error)]
-#[error("{pattern:?} is no pattern")]
+#[error("read the pattern {pattern:?}: {reason}")]
 pub struct RedactionError {
     /// The pattern.
     pub pattern: String,
-    /// What is wrong with it.
-    pub source: regex::Error,
+    /// What is wrong with it, in a line.
+    pub reason: String,
 }
 
 impl Redaction {
@@ -45,7 +45,12 @@ impl Redaction {
         let compiled = patterns.into_iter().map(|pattern| {
             let pattern = pattern.as_ref();
             let regex = RegexBuilder::new(pattern).unicode(false).size_limit(MAX_PATTERN).build();
-            regex.map_err(|source| RedactionError { pattern: pattern.to_owned(), source })
+            regex.map_err(|error| {
+                // The lines before the last draw the pattern.
+                let text = error.to_string();
+                let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                RedactionError { pattern: pattern.to_owned(), reason }
+            })
         });
         compiled.collect::<Result<_, _>>().map(Self)
     }

@@ -23,7 +23,7 @@ use crate::flight::Recordings;
 use crate::output::LineQueue;
 use crate::pool::Pools;
 use crate::redact::Redaction;
-use crate::sampler::{self, Unavailable};
+use crate::sampler::{self, MAX_HZ, Rate, Unavailable};
 use crate::span::{self, SpanRecord};
 #[cfg(unix)]
 use crate::stack;
@@ -205,7 +205,7 @@ impl Builder {
 
     /// Samples per second of CPU time and thread; 0 takes none. Default 99.
     pub fn hz(mut self, hz: f64) -> Self {
-        self.hz = if hz.is_finite() { hz.clamp(0.0, 10_000.0) } else { 0.0 };
+        self.hz = if hz.is_finite() { hz.clamp(0.0, MAX_HZ) } else { 0.0 };
         self
     }
 
@@ -328,7 +328,7 @@ impl Builder {
         let (output, written) = wants_output.then(LineQueue::new).unzip();
         let shared = Arc::new(Shared {
             scope: NEXT_SCOPE.fetch_add(1, Ordering::Relaxed),
-            hz: if sampler.is_ok() { self.hz } else { 0.0 },
+            rate: Rate::new(if sampler.is_ok() { self.hz } else { 0.0 }),
             resource: self.resource.clone(),
             codes: CodeRegistry::default(),
             cache,
@@ -368,7 +368,7 @@ impl Builder {
 /// What threads of guests, the embedder and the aggregator share.
 pub(crate) struct Shared {
     pub(crate) scope: u64,
-    pub(crate) hz: f64,
+    pub(crate) rate: Rate,
     pub(crate) resource: Resource,
     pub(crate) codes: CodeRegistry,
     pub(crate) cache: Option<ModuleCache>,

@@ -163,7 +163,7 @@ impl SymbolFile {
     /// call, not the one after it. Empty only outside of all functions.
     pub fn lookup(&self, offset: u64) -> Lookup<'_> {
         let found = self.module_at(offset).and_then(|(symbols, address)| {
-            let function = symbols.module.functions.find(address)?;
+            symbols.module.functions.contains(address).then_some(())?;
             let find = |whole: bool| {
                 symbols.dwarfs().find_map(|dwarf| {
                     let found = dwarf.find(address).filter(|found| found.has_scope() || !whole)?;
@@ -176,7 +176,7 @@ impl SymbolFile {
                 let (start, _) = symbols.module.functions.range(address)?;
                 map.find(offset, symbols.module.code_start + u64::from(start))
             });
-            Some(Place { symbols, index: symbols.module.index(function), dwarf, mapped })
+            Some(Place { symbols, address, dwarf, mapped })
         });
         Lookup { found }
     }
@@ -230,8 +230,8 @@ pub struct Lookup<'a> {
 #[derive(Clone, Copy)]
 struct Place<'a> {
     symbols: &'a Symbols,
-    /// Of the function, in its module.
-    index: Option<u32>,
+    /// As its DWARF has it. Which function that is in is not looked up unless DWARF has no name for it.
+    address: u32,
     dwarf: Option<(&'a Dwarf, Found)>,
     /// What the source map says, if DWARF says nothing.
     mapped: Option<Mapped<'a>>,
@@ -364,8 +364,9 @@ impl<'a> State<'a> {
 
     /// The function's name without DWARF.
     fn outer(&self) -> FrameRef<'a> {
-        let Some(index) = self.place.index else { return fallback("wasm-function[?]") };
-        match self.place.symbols.module.names.get(index) {
+        let Place { symbols, address, .. } = self.place;
+        let Some(index) = symbols.module.function_index(address) else { return fallback("wasm-function[?]") };
+        match symbols.module.names.get(index) {
             Some(name) => FrameRef {
                 function: Cow::Borrowed(name.function),
                 linkage: (name.function != name.raw).then_some(Cow::Borrowed(name.raw)),

@@ -54,6 +54,11 @@ impl Functions {
         self.starts.partition_point(|(entry, _)| *entry <= address).checked_sub(1)
     }
 
+    /// Whether an address is in any of the functions, which lie side by side.
+    pub fn contains(&self, address: u32) -> bool {
+        address < self.end && self.starts.first().is_some_and(|(entry, _)| *entry <= address)
+    }
+
     /// Start and end of the function around an address, size field included.
     pub fn range(&self, address: u32) -> Option<(u32, u32)> {
         let at = self.find(address)?;

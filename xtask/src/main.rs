@@ -21,6 +21,7 @@ cargo xtask bench overhead   what instrumentation costs, beside a bare engine [-
 cargo xtask bench accuracy   what samples say of guests whose CPU time is known [--quick]
 cargo xtask bench storm      a guest that traps all the time beside one that behaves [--quick]
 cargo xtask bench symbols    names and lines of offsets, beside addr2line and llvm-symbolizer [--quick]
+cargo xtask bench collector  items for each second of CPU time, beside the agent rotel [--quick]
 cargo xtask compare-symbols [MODULE] [--count N] [--seed N]
                              frames beside llvm-symbolizer's, at random instructions; of all guests without a MODULE
 cargo xtask fuzz [SECONDS]   libFuzzer on what reads files of others, 60 s for each target
@@ -133,6 +134,7 @@ fn nightly() -> Result<()> {
         "stress",
         "recordings",
         "symbols",
+        "collector",
         "storm",
         "accuracy",
         "overhead",

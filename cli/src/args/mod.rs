@@ -9,7 +9,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use sandscope_host::Trigger;
 
-use crate::values::{bytes, capture_time, default_cache, duration, recorder_size, recorder_time, seconds};
+use crate::values::{
+    bytes, capture_hz, capture_time, default_cache, duration, recorder_size, recorder_time, seconds,
+};
 
 pub use collect::{CollectArgs, LogFull};
 
@@ -296,10 +298,13 @@ pub struct CaptureArgs {
     /// How long, up to 10 minutes.
     #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = capture_time)]
     pub duration: Duration,
-    /// Samples per second of CPU time and thread. A host that runs keeps its own rate, and the command says so.
-    #[arg(long)]
+    /// Samples per second of CPU time and thread while it lasts, where that is more than the host takes anyway.
+    #[arg(long, value_parser = capture_hz)]
     pub hz: Option<f64>,
-    /// What of the guest's memory the recording may hold.
+    /// Insist on allocations, which are in the recording if the host was started with --alloc.
+    #[arg(long)]
+    pub alloc: bool,
+    /// What of the guest's memory the recording may hold. Of a guest that runs on, nothing can be held.
     #[arg(long, value_enum, default_value_t = CaptureMemory::None)]
     pub memory: CaptureMemory,
     /// The host's process, if there are several.
@@ -318,6 +323,10 @@ pub struct CaptureArgs {
 pub enum CaptureMemory {
     /// Nothing.
     None,
+    /// Stacks.
+    Stack,
+    /// All of it.
+    All,
 }
 
 #[derive(Debug, Args)]

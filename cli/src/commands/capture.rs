@@ -7,15 +7,25 @@ use std::process::ExitCode;
 use sandscope_host::capture::{self, CaptureError};
 use sandscope_model::text::visible;
 
-use crate::args::CaptureArgs;
+use crate::args::{CaptureArgs, CaptureMemory};
 use crate::problem::{Problem, chain};
 
 /// Has a host record, and writes what it recorded.
 pub fn capture(args: &CaptureArgs) -> Result<ExitCode, Problem> {
     let socket = socket(args)?;
     let host = capture::list(&socket).map_err(|error| Problem::usage(chain(&error)))?;
-    if args.hz.is_some_and(|hz| (hz - host.hz).abs() > f64::EPSILON) {
-        eprintln!("sandscope: the host takes {} samples a second, which stays as it started", host.hz);
+    if args.memory != CaptureMemory::None {
+        return Err(Problem::usage("hold the memory of a guest that runs")
+            .next("Memory is kept where a guest traps: `serve --recordings DIR --memory stack`."));
+    }
+    if args.alloc && !host.alloc {
+        return Err(Problem::usage(
+            "record allocations: guests report them from their start on or not at all",
+        )
+        .next("Start the host with `serve --alloc`."));
+    }
+    if args.hz.is_some_and(|hz| hz < host.hz) {
+        eprintln!("sandscope: the host takes {} samples a second anyway", host.hz);
     }
     eprintln!("sandscope: recording {} for {:?}", visible(&args.workload), args.duration);
     let mut part = args.out.as_os_str().to_owned();
@@ -42,7 +52,7 @@ fn write(socket: &Path, args: &CaptureArgs, part: &Path) -> Result<u64, CaptureE
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(part).map_err(CaptureError::Write)?;
-    let bytes = capture::record(socket, &args.workload, args.duration, &mut file)?;
+    let bytes = capture::record(socket, &args.workload, args.duration, args.hz.unwrap_or(0.0), &mut file)?;
     file.flush().and_then(|()| std::fs::rename(part, &args.out)).map_err(CaptureError::Write)?;
     Ok(bytes)
 }

@@ -14,7 +14,7 @@ use super::record::{heap_message, locks_message};
 use super::{Aggregator, LAST_EXPORT, NewCode};
 use crate::cold::Start;
 use crate::flight::{Capture, Flight, Listener, News, Present};
-use crate::sampler::{Drained, Kind};
+use crate::sampler::{self, Drained, Kind};
 use crate::scope::{Builder, Shared, Warning};
 use crate::workload::Figures;
 
@@ -45,7 +45,7 @@ pub(super) fn start(settings: &Builder, shared: &Arc<Shared>) -> Option<Flight> 
     let folder = settings.socket.as_deref().and_then(Path::parent).map(Path::to_owned);
     let recordings = settings.recordings.as_ref();
     let directory = recordings.map(|recordings| recordings.directory.clone()).unwrap_or_default();
-    let flight = match Flight::start(recordings, folder, &shared.resource, shared.hz) {
+    let flight = match Flight::start(recordings, folder, &shared.resource, shared.rate.usual()) {
         Ok((flight, None)) => flight,
         Ok((flight, Some(error))) => {
             warn(&Warning::Recordings { directory, reason: error.to_string() });
@@ -97,6 +97,17 @@ impl Aggregator {
         if let Some(flight) = &mut self.flight {
             flight.capture(capture, &known);
         }
+        self.follow_rate();
+    }
+
+    /// Samples as often as captures want, and as usual without one. Right after [`Self::settle`].
+    fn follow_rate(&mut self) {
+        let rate = &self.shared.rate;
+        let hz = self.flight.as_ref().map_or(rate.usual(), Flight::hz);
+        if hz.to_bits() != rate.now().to_bits() {
+            sampler::set_rate(self.shared.scope, rate, hz);
+            self.pace.set_hz(hz);
+        }
     }
 
     /// When the recorder's next step is; any time if there is none.
@@ -132,6 +143,7 @@ impl Aggregator {
                 flight.write(due, present);
             }
         }
+        self.follow_rate();
         self.tell_news(Duration::ZERO);
     }
 

@@ -11,7 +11,7 @@ use sandscope_proto::recording::TrapFrame;
 use super::heap::{self, Allocation};
 use super::locks::Wait;
 use crate::code::{CodeView, instructions};
-use crate::sampler::{Drained, Kind};
+use crate::sampler::{Drained, Kind, Rate};
 use crate::span::{AMBIGUOUS, NO_SPAN};
 use crate::{hooks, hostcall};
 
@@ -73,6 +73,8 @@ struct Event {
 /// A workload's samples of one kind and interval, with the functions that its frames lie in.
 pub(crate) struct Settled {
     pub kind: SampleKind,
+    /// How often samples of CPU time were taken, per second; 0 for other kinds.
+    pub hz: f64,
     pub profile: Profile,
     /// Per (module, offset): index of the function.
     pub functions: HashMap<(ModuleId, u64), u32>,
@@ -95,9 +97,10 @@ pub(super) struct Interval {
 }
 
 impl Settled {
-    fn new(kind: SampleKind) -> Self {
+    fn new(kind: SampleKind, hz: f64) -> Self {
         Self {
             kind,
+            hz: if kind == SampleKind::Cpu { hz } else { 0.0 },
             profile: Profile::new(),
             functions: HashMap::new(),
             lengths: HashMap::new(),
@@ -177,8 +180,9 @@ impl RawFold {
         sum.value = sum.value.saturating_add(weight.value);
     }
 
-    /// Empties the fold. `period` is the value of one expiration of the sampler's timer.
-    pub(super) fn settle(&mut self, codes: &CodeView, period: u64) -> Interval {
+    /// Empties the fold. Since it was empty, samples were taken at one rate.
+    pub(super) fn settle(&mut self, codes: &CodeView, rate: &Rate) -> Interval {
+        let (hz, period) = (rate.now(), rate.period_ns());
         let raw = std::mem::take(&mut self.stacks);
         let (waits, heap) = (std::mem::take(&mut self.waits), std::mem::take(&mut self.heap));
         let events = waits.iter().chain(heap.iter().map(|(_, event)| event));
@@ -191,11 +195,11 @@ impl RawFold {
         let mut settled = HashMap::new();
         for (stack, weight) in raw {
             let key = (stack.workload, stack.kind);
-            let into = settled.entry(key).or_insert_with(|| Settled::new(stack.kind));
+            let into = settled.entry(key).or_insert_with(|| Settled::new(stack.kind, hz));
             into.add(codes, &stack, scaled(weight, stack.kind, period));
         }
         for ((workload, kind), weight) in self.other.drain() {
-            let into = settled.entry((workload, kind)).or_insert_with(|| Settled::new(kind));
+            let into = settled.entry((workload, kind)).or_insert_with(|| Settled::new(kind, hz));
             let other = into.profile.frame(Frame::Host(OTHER.into()));
             into.profile.add(&[other], scaled(weight, kind, period));
         }

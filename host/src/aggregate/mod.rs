@@ -146,7 +146,7 @@ pub(crate) fn start(
                     None => None,
                 };
                 let started = unix_nanos(SystemTime::now());
-                let (now, pace) = (Instant::now(), Pace::new(shared.hz));
+                let (now, pace) = (Instant::now(), Pace::new(shared.rate.usual()));
                 let flight = flight::start(&settings, &shared);
                 let wanted = Wanted { record: recorder.is_some(), export: exporter.is_some() };
                 let mut aggregator = Aggregator {
@@ -412,9 +412,9 @@ impl Aggregator {
         self.drain();
         let figures = self.shared.all_figures();
         figures.iter().for_each(|figures| figures.learn());
-        let period = if self.shared.hz > 0.0 { (1e9 / self.shared.hz) as u64 } else { 0 };
-        self.delays.share_out(period, &figures);
-        let settled = self.raw.settle(&CodeView::new(all), period);
+        let rate = &self.shared.rate;
+        self.delays.share_out(rate.period_ns(), &figures);
+        let settled = self.raw.settle(&CodeView::new(all), rate);
         for (ordinal, profile) in settled.profiles {
             let Some(figures) = figures.get(ordinal as usize) else { continue };
             if profile.kind == SampleKind::Cpu {
@@ -480,12 +480,11 @@ impl Aggregator {
             return;
         }
         let metrics = self.metrics();
-        let hz = self.shared.hz;
         if let Some(exporter) = &mut self.exporter {
             let mut profiles = self.pending.take();
             profiles.iter_mut().for_each(|(_, settled)| settled.link(|span| self.spans.trace(span)));
             let spans = self.spans.take();
-            exporter.send(Outgoing { metrics, spans, profiles, hz });
+            exporter.send(Outgoing { metrics, spans, profiles });
         }
     }
 

@@ -29,6 +29,11 @@ impl Pace {
         Self { last: Instant::now(), alert: ALERT, always_fast: hz > CALM_HZ }
     }
 
+    /// Notes how many samples a second there are from now on.
+    pub(super) fn set_hz(&mut self, hz: f64) {
+        self.always_fast = hz > CALM_HZ;
+    }
+
     pub(super) fn next(&self) -> Instant {
         self.last + if self.always_fast || self.alert > 0 { FAST } else { SLOW }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use sandscope_model::{SampleKind, WorkloadId};
+use sandscope_model::WorkloadId;
 use sandscope_proto::otlp::{LineBatch, MetricBatch, SpanBatch};
 use sandscope_proto::recording::{self as wire, AllocationSite, BlockedCall, Lock, Trap};
 use sandscope_recording::{Head, ModuleInfo, SampleBatch, WriteError, Writer};
@@ -24,7 +24,6 @@ const MAX_DUMPS: u32 = 32;
 /// Writes one recording.
 pub(super) struct Recorder {
     path: PathBuf,
-    hz: f64,
     /// `None` after a failure.
     writer: Option<Writer>,
     failure: Option<String>,
@@ -41,7 +40,7 @@ impl Recorder {
         let head = Head {
             resource: shared.resource.clone(),
             started_unix_nano: started,
-            hz: shared.hz,
+            hz: shared.rate.usual(),
             trigger: "run".to_owned(),
             cause: None,
             anchor: crate::clock::anchor(),
@@ -49,15 +48,7 @@ impl Recorder {
         let writer = Writer::create(path, &head)
             .map_err(|source| BuildError::Recording { path: path.to_owned(), source })?;
         let path = path.to_owned();
-        Ok(Self {
-            path,
-            hz: shared.hz,
-            writer: Some(writer),
-            failure: None,
-            last: started,
-            dumps: 0,
-            starting: Vec::new(),
-        })
+        Ok(Self { path, writer: Some(writer), failure: None, last: started, dumps: 0, starting: Vec::new() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -102,8 +93,7 @@ impl Recorder {
 
     pub(super) fn samples(&mut self, workload: &WorkloadId, settled: &Settled) {
         let start_unix_nano = self.last;
-        let hz = if settled.kind == SampleKind::Cpu { self.hz } else { 0.0 };
-        let Settled { kind, ref profile, .. } = *settled;
+        let Settled { kind, hz, ref profile, .. } = *settled;
         self.write(|writer| {
             writer.samples(&SampleBatch { workload, kind, hz, dropped: 0, start_unix_nano, profile })
         });

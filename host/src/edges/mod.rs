@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use guest::{Guest, Signing};
 use sandscope_model::WorkloadId;
 
-use crate::sampler::{Entry, Kind, TEXT, drain, enter, install, release};
+use crate::sampler::{Entry, Kind, Rate, TEXT, drain, enter, install, release};
 use crate::workload::Figures;
 
 /// Samples to take of a guest; each is a whole stack.
@@ -36,6 +36,7 @@ fn sample(guest: &Guest, kinds: &[&[&'static str]], mut run: impl FnMut() + Send
     TEXT.add(guest.range, &[]);
     let (enough, unsampled) = (AtomicBool::new(false), AtomicU64::new(0));
     let figures = Arc::new(Figures::new(WorkloadId::new("edges", "1"), 0));
+    let rate = Rate::new(1000.0);
     let mut seen = guest::Seen::default();
     let errors = Mutex::new(Vec::new());
     let started = Instant::now();
@@ -45,7 +46,7 @@ fn sample(guest: &Guest, kinds: &[&[&'static str]], mut run: impl FnMut() + Send
                 let figures = &figures;
                 let _active = enter(Entry {
                     scope,
-                    hz: 1000.0,
+                    rate: &rate,
                     figures,
                     span: 0,
                     concurrent: false,

@@ -58,6 +58,8 @@ pub struct HostInfo {
     pub region: String,
     /// Samples per second of CPU time and thread; 0 if it takes none.
     pub hz: f64,
+    /// Whether its guests report allocations.
+    pub alloc: bool,
     /// Name and version of each workload, with a space between.
     pub workloads: Vec<String>,
 }
@@ -94,13 +96,14 @@ pub fn list(socket: &Path) -> Result<HostInfo, CaptureError> {
         .read_to_string(&mut text)
         .map_err(|source| talk(socket, source))?;
     let mut lines = text.lines().map(str::to_owned);
-    let (Some(service), Some(region), Some(hz)) = (lines.next(), lines.next(), lines.next()) else {
-        return Err(CaptureError::Garbled { path: socket.to_owned() });
-    };
-    Ok(HostInfo { service, region, hz: hz.parse().unwrap_or(0.0), workloads: lines.collect() })
+    let mut next = || lines.next().ok_or_else(|| CaptureError::Garbled { path: socket.to_owned() });
+    let (service, region, probes) = (next()?, next()?, next()?);
+    let (hz, alloc) = probes.split_once(' ').unwrap_or((&probes, ""));
+    let (hz, alloc) = (hz.parse().unwrap_or(0.0), alloc == "true");
+    Ok(HostInfo { service, region, hz, alloc, workloads: lines.collect() })
 }
 
-/// Has a host record a workload for a time, and writes the recording to `out`; its length in bytes.
+/// Has a host record a workload for a time, with `hz` samples a second if that is more than usual, and writes the recording to `out`; its length in bytes.
 ///
 /// # Errors
 /// See [`CaptureError`].
@@ -108,9 +111,10 @@ pub fn record(
     socket: &Path,
     workload: &str,
     duration: Duration,
+    hz: f64,
     out: &mut impl Write,
 ) -> Result<u64, CaptureError> {
-    let request = format!("capture {} {workload}", duration.as_millis());
+    let request = format!("capture {} {hz} {workload}", duration.as_millis());
     let (mut answer, len) = ask(socket, &request, duration + PATIENCE)?;
     let mut buffer = [0; 1 << 16];
     let mut left = len;

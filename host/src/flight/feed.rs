@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use sandscope_model::{SampleKind, WorkloadId};
+use sandscope_model::WorkloadId;
 use sandscope_proto::metric::Metric;
 use sandscope_proto::otlp::{LineBatch, MetricBatch, Point, PointValue, Resource, Span, SpanBatch};
 use sandscope_proto::recording::Trap;
@@ -23,7 +23,7 @@ impl Flight {
     pub(crate) fn samples(&mut self, owner: u32, id: &WorkloadId, settled: &Settled) {
         let mut batch = StackEncoder::default().profile(&settled.profile);
         settled.kind.name().clone_into(&mut batch.kind);
-        batch.hz = if settled.kind == SampleKind::Cpu { self.hz } else { 0.0 };
+        batch.hz = settled.hz;
         batch.workload = id.name.to_string();
         batch.workload_version = id.version.to_string();
         batch.start_unix_nano = self.last_step;

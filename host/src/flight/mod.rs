@@ -104,6 +104,8 @@ pub(crate) struct Capture {
     /// Name of the workload; all its versions are recorded.
     pub workload: String,
     pub duration: Duration,
+    /// Samples per second of CPU time and thread while it lasts, if that is more than usual.
+    pub hz: f64,
     pub reply: oneshot::Sender<Result<File, String>>,
 }
 
@@ -229,6 +231,11 @@ impl Flight {
         Ok((flight, error))
     }
 
+    /// How often captures want samples to be taken, and no less than usual.
+    pub(crate) fn hz(&self) -> f64 {
+        self.captures.iter().map(|capturing| capturing.capture.hz).fold(self.hz, f64::max)
+    }
+
     /// Whether anything is kept at the moment.
     pub(crate) fn listens(&self) -> bool {
         self.kept.is_some() || !self.captures.is_empty()
@@ -273,7 +280,9 @@ impl Flight {
     pub(crate) fn capture(&mut self, capture: Capture, known: &[&WorkloadId]) {
         let named = known.iter().zip(0..).filter(|(id, _)| *id.name == *capture.workload);
         let owners: Vec<u32> = named.map(|(_, owner)| owner).collect();
-        let refused = if owners.is_empty() {
+        let refused = if capture.hz > 0.0 && self.hz == 0.0 {
+            Some("this host takes no samples".to_owned())
+        } else if owners.is_empty() {
             Some(format!("there is no workload {:?} here", capture.workload))
         } else if self.captures.len() >= MAX_CAPTURES {
             Some(format!("{MAX_CAPTURES} captures are under way"))
@@ -322,7 +331,8 @@ impl Flight {
         entries.sort_by_key(|entry| entry.time);
         let workload = WorkloadId::new(&capture.workload, "");
         let cause = Cause { workload, unix_nano: started, suppressed: 0 };
-        let head = self.head(started, "capture".to_owned(), cause);
+        let hz = capture.hz.max(self.hz);
+        let head = Head { hz, ..self.head(started, "capture".to_owned(), cause) };
         let to = To::Caller { folder: self.folder.clone()?, reply: capture.reply };
         Some(Due { owners, head, entries, dump: None, to })
     }

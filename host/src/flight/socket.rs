@@ -1,7 +1,9 @@
 //! The host's end of captures: a socket of this user's, on which a host is asked what runs in it and to record it.
 //!
 //! ```text
-//! asked:    sandscope-capture/1 LF  "list" LF | "capture " milliseconds " " workload LF
+//! asked:    sandscope-capture/1 LF  "list" LF | "capture " milliseconds " " hz " " workload LF
+//! (hz: samples per second while it lasts, if that is more than usual)
+//!
 //! answered: "ok " bytes LF, then as many bytes | "error " text LF
 //! ```
 //!
@@ -25,6 +27,7 @@ use super::Capture;
 use super::capture::{GREETING, MAX_DURATION};
 use crate::aggregate::Command;
 use crate::cache::private;
+use crate::sampler::MAX_HZ;
 use crate::scope::Shared;
 
 /// Connections at a time; more wait.
@@ -121,22 +124,28 @@ enum Answer {
     Gone,
 }
 
+fn asked(request: &str, reply: oneshot::Sender<Result<std::fs::File, String>>) -> Option<Capture> {
+    let mut words = request.strip_prefix("capture ")?.splitn(3, ' ');
+    let duration = Duration::from_millis(words.next()?.parse().ok()?);
+    let hz: f64 = words.next()?.parse().ok()?;
+    let workload = words.next()?.to_owned();
+    let sound = duration <= MAX_DURATION && (0.0..=MAX_HZ).contains(&hz);
+    sound.then_some(Capture { workload, duration, hz, reply })
+}
+
 async fn answer(stream: &mut UnixStream, request: &str, shared: &Shared) -> Result<Answer, String> {
     if request == "list" {
         let resource = &shared.resource;
-        let mut text = format!("{}\n{}\n{}\n", resource.service, resource.region, shared.hz);
+        let (hz, alloc) = (shared.rate.usual(), shared.alloc);
+        let mut text = format!("{}\n{}\n{hz} {alloc}\n", resource.service, resource.region);
         for figures in shared.all_figures() {
             text.push_str(&format!("{} {}\n", figures.id().name, figures.id().version));
         }
         return Ok(Answer::Text(text));
     }
-    let asked = request.strip_prefix("capture ").and_then(|rest| rest.split_once(' '));
-    let asked = asked.and_then(|(ms, workload)| Some((Duration::from_millis(ms.parse().ok()?), workload)));
-    let Some((duration, workload)) = asked.filter(|(duration, _)| *duration <= MAX_DURATION) else {
-        return Err("this is no request of this version".to_owned());
-    };
     let (reply, recorded) = oneshot::channel();
-    shared.tell(Command::Capture(Capture { workload: workload.to_owned(), duration, reply }));
+    let capture = asked(request, reply).ok_or("this is no request of this version")?;
+    shared.tell(Command::Capture(capture));
     let file = tokio::select! {
         recorded = recorded => recorded.unwrap_or_else(|_| Err("the host is busy or ending".to_owned()))?,
         // Nothing more is sent by who waits, so anything that can be read is the end.

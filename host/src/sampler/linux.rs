@@ -16,12 +16,16 @@ impl Timer {
     /// refuses (RLIMIT_SIGPENDING).
     pub(super) fn start(hz: f64, cookie: *const ThreadState) -> Option<Self> {
         let timer = Self(create(signal::number(), cookie).ok()?);
+        timer.set(hz).then_some(timer)
+    }
+
+    /// Makes it expire so often from now on, from any thread. Whether the kernel did; not if the thread is gone.
+    pub(super) fn set(&self, hz: f64) -> bool {
         let interval = (1e9 / hz).clamp(10_000.0, 1e12) as i64;
         let every = libc::timespec { tv_sec: interval / 1_000_000_000, tv_nsec: interval % 1_000_000_000 };
         let spec = libc::itimerspec { it_interval: every, it_value: every };
-        // SAFETY: the timer was just created; `spec` lives across the call.
-        let set = unsafe { libc::timer_settime(timer.0, 0, &spec, ptr::null_mut()) };
-        (set == 0).then_some(timer)
+        // SAFETY: the timer is deleted with this value only; `spec` lives across the call.
+        unsafe { libc::timer_settime(self.0, 0, &spec, ptr::null_mut()) == 0 }
     }
 }
 

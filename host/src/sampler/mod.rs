@@ -29,6 +29,7 @@ mod arch;
 mod flight;
 #[cfg(sandscope_sampler)]
 mod linux;
+mod rate;
 #[cfg_attr(not(sandscope_sampler), allow(dead_code, reason = "without signals nothing takes samples"))]
 mod ring;
 #[cfg(sandscope_sampler)]
@@ -46,11 +47,12 @@ mod unwind;
 mod unsupported;
 
 pub(crate) use flight::{InFlight, Note, Parked, calling, in_flight, noted, restore};
+pub(crate) use rate::{MAX_HZ, Rate};
 pub(crate) use ring::{Drained, Kind};
 pub(crate) use table::{TEXT, TextRange};
 pub(crate) use thread::{
     Active, Entry, active_span, drain, enter, event, figures, in_reporter, kept_figures, reclaim_tables,
-    release,
+    release, set_rate,
 };
 
 /// Deepest stack that is kept, in frames; deeper ones lose their outermost frames and are counted.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sandscope_model::WorkloadId;
 
 use super::unwind::{self, Registers};
-use super::{Entry, TEXT, TextRange, enter, release, thread};
+use super::{Entry, Rate, TEXT, TextRange, enter, release, thread};
 use crate::workload::Figures;
 
 /// The bit of the flags that makes the processor trap after each instruction.
@@ -44,9 +44,10 @@ pub(crate) fn every_instruction(text: TextRange, run: impl FnOnce(fn())) -> Hash
     {
         let (figures, unsampled) =
             (Arc::new(Figures::new(WorkloadId::new("steps", "1"), 0)), AtomicU64::new(0));
+        let rate = Rate::new(0.0);
         let _active = enter(Entry {
             scope,
-            hz: 0.0,
+            rate: &rate,
             figures: &figures,
             span: 0,
             concurrent: false,

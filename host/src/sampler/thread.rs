@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::flight::{Note, NoteCell};
+use super::rate::Rate;
 use super::ring::{Drained, Kind, Label, Record, Ring};
 use super::table::{TEXT, TextTable};
 use crate::engine;
@@ -123,7 +124,7 @@ fn active_figures<'a>() -> Option<&'a Arc<Figures>> {
 #[derive(Clone, Copy)]
 pub(crate) struct Entry<'a> {
     pub scope: u64,
-    pub hz: f64,
+    pub rate: &'a Rate,
     pub figures: &'a Arc<Figures>,
     /// Id of the call's span; 0 for none.
     pub span: u64,
@@ -180,7 +181,7 @@ impl Drop for Active<'_> {
 #[inline]
 pub(crate) fn enter(entry: Entry<'_>) -> Active<'_> {
     let (last, state) = LAST.get();
-    let state = if last == entry.scope { state } else { attach(entry.scope, entry.hz, entry.unsampled) };
+    let state = if last == entry.scope { state } else { attach(entry.scope, entry.rate, entry.unsampled) };
     // SAFETY: as in `active`.
     let state = unsafe { state.as_ref() };
     let (workload, span) = match state {
@@ -203,7 +204,7 @@ pub(crate) fn enter(entry: Entry<'_>) -> Active<'_> {
 }
 
 #[cold]
-fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
+fn attach(scope: u64, rate: &Rate, unsampled: &AtomicU64) -> *const ThreadState {
     let found = ATTACHED.try_with(|attached| {
         let mut attached = attached.borrow_mut();
         if let Some((_, state)) = attached.0.iter().find(|(known, _)| *known == scope) {
@@ -214,10 +215,10 @@ fn attach(scope: u64, hz: f64, unsampled: &AtomicU64) -> *const ThreadState {
         let state = own.map_or_else(take_state, |at| attached.0.swap_remove(at).1);
         state.begin(scope);
         state.thread.store(thread_id(), Ordering::Relaxed);
-        if hz > 0.0 {
-            // Locked: the scope may end meanwhile, and then nobody else would stop the timer.
+        if rate.usual() > 0.0 {
+            // Locked: the scope may end or change its rate meanwhile, and nobody else would tell the timer.
             let _states = lock(&STATES);
-            match Timer::start(hz, ptr::from_ref(state)) {
+            match Timer::start(rate.now(), ptr::from_ref(state)) {
                 Some(timer) if state.scope.load(Ordering::Acquire) == scope => {
                     *lock(&state.timer) = Some(timer);
                 }
@@ -270,6 +271,18 @@ fn take_state() -> &'static ThreadState {
     });
     state.owned.store(true, Ordering::Relaxed);
     state
+}
+
+/// Changes how often samples are taken on the threads of a scope, those that come later included.
+pub(crate) fn set_rate(scope: u64, rate: &Rate, hz: f64) {
+    let states = lock(&STATES);
+    rate.set(hz);
+    for state in states.iter().filter(|state| state.scope.load(Ordering::Acquire) == scope) {
+        if let Some(timer) = &*lock(&state.timer) {
+            // A thread that is gone takes no samples.
+            let _ = timer.set(hz);
+        }
+    }
 }
 
 /// Stops the timers of a scope. Its states stay with their threads, for other scopes.
@@ -440,10 +453,10 @@ mod tests {
     #[test]
     fn interleaved_calls_are_ambiguous() {
         let figures = [0, 1].map(|n| Arc::new(Figures::new(WorkloadId::new("w", &n.to_string()), n)));
-        let unsampled = AtomicU64::new(0);
+        let (rate, unsampled) = (Rate::new(0.0), AtomicU64::new(0));
         let enter = |workload: usize, span, concurrent| {
             let figures = &figures[workload];
-            enter(Entry { scope: 1 << 41, hz: 0.0, figures, span, concurrent, unsampled: &unsampled })
+            enter(Entry { scope: 1 << 41, rate: &rate, figures, span, concurrent, unsampled: &unsampled })
         };
         let outer = enter(0, 7, true);
         for (workload, span, concurrent) in [(0, 8, false), (1, 8, true), (0, NO_SPAN, true)] {
