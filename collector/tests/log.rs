@@ -141,6 +141,17 @@ async fn a_full_log_pushes_back() {
     log.stop().await;
 }
 
+/// What no log of this size ever has room for is refused for good: its sender would come again for ever.
+#[tokio::test]
+async fn what_never_fits_is_refused_for_good() {
+    let data = tempfile::tempdir().unwrap();
+    let log = open(data.path(), settings(64 << 10, WhenFull::Refuse));
+    let refused = log.append(entry(1, noise(65 << 10, 1))).await;
+    assert!(matches!(refused, Err(AppendError::TooLarge { .. })), "{refused:?}");
+    log.append(entry(2, noise(1 << 10, 2))).await.unwrap();
+    log.stop().await;
+}
+
 /// Told to drop the oldest, it goes on, and what is not there was counted.
 #[tokio::test]
 async fn the_oldest_is_dropped_where_that_is_wanted() {

@@ -106,8 +106,15 @@ impl<D: Disk> Store<D> {
                 }
             }
             let size = u64::from(FRAME) + batch.body.len() as u64;
+            let limit = self.settings.max_bytes;
+            if size + u64::from(RECORDS_AT) > limit {
+                // It would never fit: whoever sent it shall not come again with it.
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                let error = AppendError::TooLarge { size: batch.body.len(), limit };
+                fates.push(Fate::Settled(Err(error)));
+                continue;
+            }
             if !self.make_room(bytes + size) {
-                let limit = self.settings.max_bytes;
                 fates.push(Fate::Settled(Err(AppendError::Full { limit })));
                 continue;
             }
