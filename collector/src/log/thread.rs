@@ -80,7 +80,8 @@ impl SegmentLog {
         Self::start(Memory::default(), settings)
     }
 
-    fn start<D: Disk>(disk: D, settings: Settings) -> Result<Self, OpenError> {
+    /// Opens the log of a disk.
+    pub(super) fn start<D: Disk>(disk: D, settings: Settings) -> Result<Self, OpenError> {
         let disk = Arc::new(disk);
         let cursors = Cursors::open(&*disk).map_err(|source| OpenError::Cursors { source })?;
         let opened = open(&*disk, settings.boots)?;

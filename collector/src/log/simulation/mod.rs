@@ -4,6 +4,7 @@
 //! `SANDSCOPE_SEEDS` says how many lives of each kind; `SANDSCOPE_SEED` is one to live again.
 
 mod disk;
+mod recorded;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
