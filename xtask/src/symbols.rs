@@ -7,8 +7,15 @@ use anyhow::{Context, Result, bail};
 
 /// Instructions that are compared in each module, unless said otherwise.
 const COUNT: &str = "10000";
-/// The fuzz targets, by what their input is.
-const TARGETS: &[&str] = &["modules", "sections", "names", "source_maps", "variables"];
+/// The fuzz targets: where they are, and what their input is.
+const TARGETS: &[(&str, &str)] = &[
+    ("symbols/fuzz", "modules"),
+    ("symbols/fuzz", "sections"),
+    ("symbols/fuzz", "names"),
+    ("symbols/fuzz", "source_maps"),
+    ("symbols/fuzz", "variables"),
+    ("proto/fuzz", "requests"),
+];
 /// What starts a fuzz target.
 const NIGHTLY: &[&str] = &["run", "nightly", "cargo", "fuzz"];
 const INSTALL: &str = "rustup toolchain install nightly && cargo install cargo-fuzz";
@@ -44,13 +51,22 @@ pub(crate) fn fuzz(root: &Path, seconds: u32) -> Result<()> {
     let base = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
     let folder = root.join(base).join("fuzz");
     // The seeds are parts of the guests, cut by the test that also changes them.
-    let mut seeds = crate::cargo(&["test", "--workspace", "--test", "fuzz", "--", "seeds_are_alive"]);
+    let mut seeds = crate::cargo(&[
+        "test",
+        "--workspace",
+        "--test",
+        "fuzz",
+        "--test",
+        "hostile",
+        "--",
+        "seeds_are_alive",
+    ]);
     crate::run(seeds.env("SANDSCOPE_FUZZ_SEEDS", folder.join("corpus")))?;
-    for target in TARGETS {
+    for (fuzz, target) in TARGETS {
         let mut command = Command::new("rustup");
         command
             .args(NIGHTLY)
-            .args(["run", "--fuzz-dir", "symbols/fuzz", "--target-dir"])
+            .args(["run", "--fuzz-dir", fuzz, "--target-dir"])
             .arg(folder.join("target"))
             .arg(target)
             .arg(folder.join("corpus").join(target))
