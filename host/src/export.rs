@@ -1,28 +1,38 @@
-//! Our own signals out: encoded here, sent by the generated OTLP clients, one export in flight at a time.
+//! Our own signals out: made into requests here, kept by the [`crate::spool`] until they arrived, sent one export at a
+//! time.
 //!
-//! Every request has a number, by which a collector of ours knows it when it comes again. Spans and samples that may
-//! have arrived although the answer did not are kept as the request that they were and sent again as that; merged into
-//! the next one they could be counted twice. Metrics are cumulative: the next ones are as good.
+//! Every request has a number, by which a collector of ours knows it when it comes again, and stays the bytes that it
+//! was: merged into the next one, what had arrived without an answer could be counted twice. Metrics are cumulative: the
+//! next ones are as good.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::{Buf as _, BufMut as _, Bytes};
+use http::uri::PathAndQuery;
+use prost::Message;
 use sandscope_model::{ModuleId, SampleKind, WorkloadId};
 use sandscope_proto::dedup;
 use sandscope_proto::metric::{Metric, attribute};
-use sandscope_proto::otel::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
 use sandscope_proto::otel::collector::profiles::v1development::ExportProfilesServiceRequest;
-use sandscope_proto::otel::collector::profiles::v1development::profiles_service_client::ProfilesServiceClient;
-use sandscope_proto::otel::collector::trace::v1::ExportTraceServiceRequest;
-use sandscope_proto::otel::collector::trace::v1::trace_service_client::TraceServiceClient;
 use sandscope_proto::otlp::profiles::{self, ModuleNames};
-use sandscope_proto::otlp::{MetricBatch, Point, PointValue, ProfileBatch, Resource, Span, SpanBatch};
+use sandscope_proto::otlp::{
+    MetricBatch, Point, PointValue, ProfileBatch, Resource, Span, SpanBatch, SpanStatus,
+};
 use tokio::task::JoinHandle;
 use tonic::Code;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel as Connection, Endpoint};
 
 use crate::aggregate::Settled;
 use crate::scope::{BuildError, unix_nanos};
+use crate::spool::{Class, Parcel};
+
+const METRICS: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+const TRACES: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+const PROFILES: &str = "/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export";
 
 /// Longest time for one request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,47 +51,50 @@ pub(crate) fn endpoint(url: &str) -> Result<Endpoint, BuildError> {
 
 /// What one export carries.
 pub(crate) struct Outgoing {
-    pub metrics: MetricBatch,
-    /// Those that were sent, or are kept to be sent again, are taken out.
-    pub spans: Vec<Span>,
-    /// As the spans.
-    pub profiles: Vec<(WorkloadId, Settled)>,
+    /// The newest points, unless only the backlog is sent.
+    pub metrics: Option<MetricBatch>,
+    /// Requests that wait, oldest first.
+    pub parcels: Vec<Parcel>,
 }
 
-/// How an export ended; what was not sent comes back.
+/// What became of a request: its boot and number, and whether the peer will never take it.
+pub(crate) struct Fate {
+    pub boot: Arc<str>,
+    pub sequence: u64,
+    pub refused: bool,
+}
+
+/// How an export ended.
 pub(crate) struct Done {
-    sender: Option<Sender>,
-    pub outgoing: Outgoing,
-    /// Samples that were kept to be sent again, and refused for good.
-    pub refused: u64,
+    /// What does not wait any longer.
+    pub settled: Vec<Fate>,
     /// What the transport or the peer said, if it failed.
     pub failure: Option<String>,
 }
 
 /// Sends to one collector.
 pub(crate) struct Exporter {
-    channel: Channel,
-    /// `None` while an export runs.
-    sender: Option<Sender>,
+    channel: Connection,
+    /// Host and boot; `None` if they cannot be said in metadata.
+    name: Option<MetadataValue<Ascii>>,
+    boot: Arc<str>,
+    sequence: u64,
     running: Option<JoinHandle<Done>>,
     exported: u64,
     failed: u64,
-    last_sent: u64,
+    last_packed: u64,
 }
 
 impl Exporter {
     /// Connects when first used, and again whenever the connection is lost.
     pub(crate) fn new(endpoint: &Endpoint, resource: &Resource) -> Self {
-        let last_sent = unix_nanos(SystemTime::now());
         let channel = endpoint.connect_lazy();
-        let text = |text: &str| text.parse().ok();
-        let name = text(&resource.host).zip(text(&resource.instance));
-        let resource = resource.clone();
-        let sender = Some(Sender { channel: channel.clone(), resource, name, sequence: 0, held: None });
-        Self { channel, sender, running: None, exported: 0, failed: 0, last_sent }
+        let (name, boot) = (resource.host.parse().ok(), resource.instance.as_str().into());
+        let last_packed = unix_nanos(SystemTime::now());
+        Self { channel, name, boot, sequence: 0, running: None, exported: 0, failed: 0, last_packed }
     }
 
-    pub(crate) fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Connection {
         self.channel.clone()
     }
 
@@ -89,15 +102,50 @@ impl Exporter {
         self.running.is_none()
     }
 
+    /// Makes requests of what came together since the last call.
+    pub(crate) fn pack(
+        &mut self,
+        resource: &Resource,
+        spans: Vec<Span>,
+        profiles: &[(WorkloadId, Settled)],
+    ) -> Vec<Parcel> {
+        let since = std::mem::replace(&mut self.last_packed, unix_nanos(SystemTime::now()));
+        let mut parcels = Vec::new();
+        let failed = |span: &Span| matches!(span.status, SpanStatus::Error(_));
+        let (errors, spans): (Vec<Span>, Vec<Span>) = spans.into_iter().partition(failed);
+        for (class, spans) in [(Class::Errors, errors), (Class::Spans, spans)] {
+            for part in spans.chunks(SPANS) {
+                let batch = SpanBatch { resource: resource.clone(), spans: part.to_vec() };
+                parcels.push(self.parcel(class, part.len() as u64, &batch.to_otlp()));
+            }
+        }
+        if !profiles.is_empty() {
+            let samples = profiles.iter().map(|(_, settled)| settled.samples()).sum();
+            let request = request_of(resource, profiles, (since, self.last_packed));
+            parcels.push(self.parcel(Class::Profiles, samples, &request));
+        }
+        parcels
+    }
+
+    fn parcel(&mut self, class: Class, items: u64, request: &impl Message) -> Parcel {
+        let (boot, sequence) = (self.boot.clone(), self.number());
+        Parcel { class, boot, sequence, items, payload: request.encode_to_vec().into() }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
     /// Starts an export. The one before must have finished.
-    pub(crate) fn send(&mut self, mut outgoing: Outgoing) {
-        let span = (self.last_sent, unix_nanos(SystemTime::now()));
-        self.last_sent = span.1;
-        let Some(mut sender) = self.sender.take() else { return };
+    pub(crate) fn send(&mut self, outgoing: Outgoing) {
+        let sender = Sender { channel: self.channel.clone(), host: self.name.clone() };
+        let Outgoing { metrics, parcels } = outgoing;
+        let metrics = metrics.map(|metrics| (self.boot.clone(), self.number(), metrics));
         self.running = Some(tokio::spawn(async move {
-            let mut refused = 0;
-            let failure = sender.transmit(&mut outgoing, span, &mut refused).await.err();
-            Done { sender: Some(sender), outgoing, refused, failure: failure.map(|status| describe(&status)) }
+            let mut settled = Vec::new();
+            let result = sender.transmit(metrics, parcels, &mut settled).await;
+            Done { settled, failure: result.err().map(|status| describe(&status)) }
         }));
     }
 
@@ -110,8 +158,7 @@ impl Exporter {
         let Some(exporter) = exporter else { return std::future::pending().await };
         exporter.running = None;
         match done {
-            Ok(mut done) => {
-                exporter.sender = done.sender.take();
+            Ok(done) => {
                 let counter =
                     if done.failure.is_none() { &mut exporter.exported } else { &mut exporter.failed };
                 *counter += 1;
@@ -133,104 +180,103 @@ impl Exporter {
     }
 }
 
-/// What an export needs, and what one leaves to the next.
+/// What an export needs.
 struct Sender {
-    channel: Channel,
-    resource: Resource,
-    /// Host and boot; `None` if they cannot be said in metadata.
-    name: Option<(MetadataValue<Ascii>, MetadataValue<Ascii>)>,
-    sequence: u64,
-    held: Option<(u64, Held)>,
-}
-
-/// A request that may have arrived.
-#[derive(Clone)]
-enum Held {
-    Spans(ExportTraceServiceRequest),
-    /// With its number of samples.
-    Profiles(ExportProfilesServiceRequest, u64),
+    channel: Connection,
+    host: Option<MetadataValue<Ascii>>,
 }
 
 impl Sender {
+    /// Metrics first: they are what is fresh. Then what waits, until something fails that may do better later.
     async fn transmit(
-        &mut self,
-        outgoing: &mut Outgoing,
-        time: (u64, u64),
-        refused: &mut u64,
+        &self,
+        metrics: Option<(Arc<str>, u64, MetricBatch)>,
+        parcels: Vec<Parcel>,
+        settled: &mut Vec<Fate>,
     ) -> Result<(), tonic::Status> {
-        let sequence = self.number();
-        let request = self.request(outgoing.metrics.to_otlp(), sequence);
-        taken(MetricsServiceClient::new(self.channel.clone()).export(request).await)?;
-        if let Some((sequence, held)) = self.held.take() {
-            let samples = if let Held::Profiles(_, samples) = &held { *samples } else { 0 };
-            let result = self.deliver(sequence, held).await;
-            if result.is_err() && self.held.is_none() {
-                *refused += samples;
+        if let Some((boot, sequence, metrics)) = metrics {
+            let payload = metrics.to_otlp().encode_to_vec().into();
+            self.deliver(METRICS, &boot, sequence, payload).await?;
+        }
+        let mut refusal = Ok(());
+        for Parcel { class, boot, sequence, payload, .. } in parcels {
+            let path = if class == Class::Profiles { PROFILES } else { TRACES };
+            let result = self.deliver(path, &boot, sequence, payload).await;
+            if result.as_ref().is_err_and(may_come_again) {
+                return result;
             }
-            result?;
+            settled.push(Fate { boot, sequence, refused: result.is_err() });
+            refusal = refusal.and(result);
         }
-        while !outgoing.spans.is_empty() {
-            let part = outgoing.spans.len().min(SPANS);
-            let spans = outgoing.spans[..part].to_vec();
-            let batch = SpanBatch { resource: self.resource.clone(), spans };
-            let sequence = self.number();
-            let result = self.deliver(sequence, Held::Spans(batch.to_otlp())).await;
-            if result.is_ok() || self.held.is_some() {
-                outgoing.spans.drain(..part);
-            }
-            result?;
-        }
-        if outgoing.profiles.is_empty() {
-            return Ok(());
-        }
-        let held = profiles(&self.resource, outgoing, time);
-        let sequence = self.number();
-        let result = self.deliver(sequence, held).await;
-        if result.is_ok() || self.held.is_some() {
-            outgoing.profiles.clear();
-        }
-        result
+        refusal
     }
 
-    fn number(&mut self) -> u64 {
-        self.sequence += 1;
-        self.sequence
-    }
-
-    fn request<T>(&self, message: T, sequence: u64) -> tonic::Request<T> {
-        let mut request = tonic::Request::new(message);
+    async fn deliver(
+        &self,
+        path: &'static str,
+        boot: &str,
+        sequence: u64,
+        payload: Bytes,
+    ) -> Result<(), tonic::Status> {
+        let mut request = tonic::Request::new(payload);
         request.set_timeout(TIMEOUT);
-        if let Some((host, boot)) = &self.name {
+        if let (Some(host), Ok(boot)) = (&self.host, boot.parse()) {
             let metadata = request.metadata_mut();
             metadata.insert(dedup::HOST, host.clone());
-            metadata.insert(dedup::BOOT, boot.clone());
+            metadata.insert(dedup::BOOT, boot);
             metadata.insert(dedup::SEQUENCE, sequence.into());
         }
-        request
+        let mut client = Grpc::new(self.channel.clone());
+        client.ready().await.map_err(|error| tonic::Status::from_error(error.into()))?;
+        let answer = client.unary(request, PathAndQuery::from_static(path), Payloads).await;
+        match answer {
+            // A receiver that lacks one signal, as many do, still gets the others.
+            Err(status) if status.code() != Code::Unimplemented => Err(status),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Requests as the bytes that they are kept as; of answers only that they came.
+struct Payloads;
+
+impl Codec for Payloads {
+    type Encode = Bytes;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
     }
 
-    /// Sends a request, and keeps it if it may have arrived without an answer.
-    async fn deliver(&mut self, sequence: u64, held: Held) -> Result<(), tonic::Status> {
-        let channel = self.channel.clone();
-        let result = match held.clone() {
-            Held::Spans(request) => {
-                let request = self.request(request, sequence);
-                taken(TraceServiceClient::new(channel).export(request).await)
-            }
-            Held::Profiles(request, _) => {
-                let request = self.request(request, sequence);
-                taken(ProfilesServiceClient::new(channel).export(request).await)
-            }
-        };
-        if result.as_ref().is_err_and(may_have_arrived) {
-            self.held = Some((sequence, held));
-        }
-        result
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Payloads {
+    type Item = Bytes;
+    type Error = tonic::Status;
+
+    fn encode(&mut self, payload: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
+        out.put(payload);
+        Ok(())
+    }
+}
+
+impl Decoder for Payloads {
+    type Item = ();
+    type Error = tonic::Status;
+
+    fn decode(&mut self, answer: &mut DecodeBuf<'_>) -> Result<Option<()>, tonic::Status> {
+        answer.advance(answer.remaining());
+        Ok(Some(()))
     }
 }
 
 /// Whether the same request may come again: not if the receiver has read and refused it.
-fn may_have_arrived(status: &tonic::Status) -> bool {
+fn may_come_again(status: &tonic::Status) -> bool {
     !matches!(
         status.code(),
         Code::InvalidArgument
@@ -243,9 +289,12 @@ fn may_have_arrived(status: &tonic::Status) -> bool {
     )
 }
 
-fn profiles(resource: &Resource, outgoing: &Outgoing, (start, end): (u64, u64)) -> Held {
-    let batches: Vec<ProfileBatch> = outgoing
-        .profiles
+fn request_of(
+    resource: &Resource,
+    all: &[(WorkloadId, Settled)],
+    (start, end): (u64, u64),
+) -> ExportProfilesServiceRequest {
+    let batches: Vec<ProfileBatch> = all
         .iter()
         .map(|(workload, settled)| ProfileBatch {
             resource: resource.clone(),
@@ -261,17 +310,7 @@ fn profiles(resource: &Resource, outgoing: &Outgoing, (start, end): (u64, u64)) 
             links: settled.links.clone(),
         })
         .collect();
-    let weights = batches.iter().flat_map(|batch| batch.profile.iter());
-    let samples = weights.map(|(_, weight)| weight.samples).sum();
-    Held::Profiles(profiles::to_otlp(resource, &batches, &Names(&outgoing.profiles)), samples)
-}
-
-/// A receiver that lacks one signal, as many do, still gets the others.
-fn taken<T>(answer: Result<T, tonic::Status>) -> Result<(), tonic::Status> {
-    match answer {
-        Err(status) if status.code() != Code::Unimplemented => Err(status),
-        Ok(_) | Err(_) => Ok(()),
-    }
+    profiles::to_otlp(resource, &batches, &Names(all))
 }
 
 struct Names<'a>(&'a [(WorkloadId, Settled)]);

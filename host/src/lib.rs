@@ -60,6 +60,7 @@ mod shelf;
 mod sidecar;
 mod sites;
 mod span;
+mod spool;
 #[cfg_attr(not(unix), path = "stack_unsupported.rs")]
 mod stack;
 mod trap;
@@ -86,5 +87,6 @@ pub use scope::{BuildError, Builder, Clock, ENGINE_VERSION, Sandscope, Warning};
 pub use shape::CoreModule;
 pub use sidecar::{Sidecar, SidecarError};
 pub use span::TraceParent;
+pub use spool::SpoolSettings;
 pub use trap::{TrapFrame, TrapReport};
 pub use workload::{Figures, Outcome, StoreProbe, trap_code};

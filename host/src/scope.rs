@@ -25,6 +25,7 @@ use crate::pool::Pools;
 use crate::redact::Redaction;
 use crate::sampler::{self, MAX_HZ, Rate, Unavailable};
 use crate::span::{self, SpanRecord};
+use crate::spool::SpoolSettings;
 #[cfg(unix)]
 use crate::stack;
 use crate::workload::Figures;
@@ -64,6 +65,13 @@ pub enum Warning {
         /// Its address.
         url: String,
         /// What the transport said.
+        reason: String,
+    },
+    /// What waits for the collector waits in memory.
+    Spool {
+        /// The directory that was asked for.
+        path: PathBuf,
+        /// Why it cannot be used.
         reason: String,
     },
     /// The recording is incomplete from here on.
@@ -119,6 +127,9 @@ impl fmt::Display for Warning {
             Self::Collector { url, reason } => {
                 write!(f, "no telemetry reaches {url} ({reason}); the guest runs on, retrying")
             }
+            Self::Spool { path, reason } => {
+                write!(f, "nothing is spooled in {}, but in memory: {reason}", path.display())
+            }
             Self::Recording { path, reason } => {
                 write!(f, "recording {} stays incomplete: {reason}", path.display())
             }
@@ -168,6 +179,7 @@ pub struct Builder {
     pub(crate) resource: Resource,
     pub(crate) hz: f64,
     pub(crate) otlp: Option<String>,
+    pub(crate) spool: SpoolSettings,
     pub(crate) interval: Duration,
     pub(crate) record: Option<PathBuf>,
     pub(crate) facade: bool,
@@ -212,6 +224,12 @@ impl Builder {
     /// A collector's OTLP/gRPC address, such as `http://127.0.0.1:4317`. Default none.
     pub fn otlp(mut self, url: &str) -> Self {
         self.otlp = Some(url.to_owned());
+        self
+    }
+
+    /// Where telemetry waits for a collector that does not answer, and how much of it. Default 32 MiB in memory.
+    pub fn spool(mut self, settings: SpoolSettings) -> Self {
+        self.spool = settings;
         self
     }
 
@@ -459,6 +477,7 @@ impl Sandscope {
             },
             hz: 99.0,
             otlp: None,
+            spool: SpoolSettings::default(),
             interval: Duration::from_secs(10),
             record: None,
             facade: false,

@@ -93,6 +93,13 @@ pub struct Identity {
     /// A collector's OTLP/gRPC address.
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp: Option<String>,
+    /// Directory where telemetry waits for a collector that does not answer, also beyond the end of this host; in memory
+    /// without one. One host uses it at a time.
+    #[arg(long, value_name = "DIR")]
+    pub spool: Option<PathBuf>,
+    /// How much of it waits.
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = bytes)]
+    pub spool_size: usize,
     /// Seconds between exports.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub interval: Duration,

@@ -17,7 +17,7 @@ pub mod ui;
 use std::path::PathBuf;
 
 use sandscope_host::runner::{Grants, Stdio};
-use sandscope_host::{Recordings, Redaction, Sandscope};
+use sandscope_host::{Recordings, Redaction, Sandscope, SpoolSettings};
 use sandscope_model::text::visible;
 
 use crate::args::{Clock, Flight, Given, Identity, Memory, ModuleCache};
@@ -50,6 +50,7 @@ pub fn scope(
         .dumped_memory(dumped.record.into())
         .guest_output(flight.record_output)
         .redact(redaction)
+        .spool(SpoolSettings { directory: identity.spool.clone(), limit: identity.spool_size as u64 })
         .interval(identity.interval)
         .metrics_facade(true)
         .on_recording(|path, why| {

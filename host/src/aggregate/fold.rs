@@ -108,7 +108,7 @@ impl Settled {
         }
     }
 
-    pub(super) fn samples(&self) -> u64 {
+    pub(crate) fn samples(&self) -> u64 {
         self.profile.samples()
     }
 
@@ -322,10 +322,5 @@ impl Pending {
 
     pub(super) fn take(&mut self) -> Vec<(WorkloadId, Settled)> {
         self.0.drain().map(|((workload, _), settled)| (workload, settled)).collect()
-    }
-
-    /// Takes back what could not be sent; returns how many samples had to be dropped.
-    pub(super) fn put_back(&mut self, profiles: Vec<(WorkloadId, Settled)>) -> u64 {
-        profiles.into_iter().map(|(workload, settled)| self.add(&workload, settled)).sum()
     }
 }

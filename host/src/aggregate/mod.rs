@@ -39,7 +39,7 @@ use crate::cold::Start;
 use crate::dump::{Dumped, FrameSizes};
 use crate::engine::Doubt;
 use crate::export::{Exporter, Outgoing};
-use crate::flight::{Capture, Flight};
+use crate::flight::{Capture, Flight, chain};
 use crate::output::Line;
 use crate::sampler::Unavailable;
 use crate::scope::{BuildError, Builder, Shared, Warning, unix_nanos};
@@ -47,6 +47,7 @@ use crate::shape::shadow_stack;
 use crate::shelf::Shelf;
 use crate::sites::Sites;
 use crate::span::SpanRecord;
+use crate::spool::{Class, IN_MEMORY, Spool};
 use crate::trap::TrapReport;
 use crate::{agent, debug_info, facade, memories, sampler};
 
@@ -67,6 +68,8 @@ const RECORD: Duration = Duration::from_secs(1);
 const AFTER_TRAP: Duration = Duration::from_millis(250);
 /// Longest time that the last export may take.
 const LAST_EXPORT: Duration = Duration::from_secs(3);
+/// Bytes that wait and are sent in one export.
+const AT_ONCE: u64 = 8 << 20;
 
 /// What the embedder's threads tell the aggregator.
 pub(crate) enum Command {
@@ -121,6 +124,11 @@ pub(crate) fn start(
 ) -> Result<JoinHandle<()>, BuildError> {
     let recorder = settings.record.as_deref().map(|path| Recorder::create(path, &shared)).transpose()?;
     let endpoint = settings.otlp.as_deref().map(crate::export::endpoint).transpose()?;
+    let spool = Spool::open(&settings.spool).unwrap_or_else(|error| {
+        let path = settings.spool.directory.clone().unwrap_or_default();
+        (settings.on_warning)(&Warning::Spool { path, reason: chain(&error) });
+        Spool::in_memory(IN_MEMORY)
+    });
     std::thread::Builder::new()
         .name("sandscope".to_owned())
         .spawn(move || {
@@ -156,6 +164,7 @@ pub(crate) fn start(
                     flight,
                     modules: flight::Modules::default(),
                     exporter,
+                    spool,
                     agent,
                     agent_done,
                     shelf: Shelf::default(),
@@ -206,6 +215,8 @@ struct Aggregator {
     flight: Option<Flight>,
     modules: flight::Modules,
     exporter: Option<Exporter>,
+    /// What the collector does not have yet.
+    spool: Spool,
     agent: Option<mpsc::Sender<agent::Available>>,
     agent_done: Option<JoinTask<()>>,
     /// Debug info for the agent to send.
@@ -455,9 +466,14 @@ impl Aggregator {
         self.shared.pools.points(&mut points);
         self.blocked.points(&all, &mut points);
         let counter = |n: u64| PointValue::Counter(n as f64);
-        points.push(
-            Point::of(Metric::SamplesDropped, None, counter(self.dropped)).with(attribute::REASON, "no_room"),
-        );
+        let shed = |class| self.spool.shed(class);
+        for (metric, reason, count) in [
+            (Metric::SamplesDropped, "no_room", self.dropped),
+            (Metric::SamplesDropped, "shed", shed(Class::Profiles)),
+            (Metric::SpansDropped, "shed", shed(Class::Spans) + shed(Class::Errors)),
+        ] {
+            points.push(Point::of(metric, None, counter(count)).with(attribute::REASON, reason));
+        }
         points.push(Point::of(Metric::SamplesUnlinked, None, counter(self.unlinked)));
         points.push(Point::of(Metric::EventsDropped, None, counter(self.events_dropped)));
         let unsampled = self.shared.unsampled.load(Ordering::Relaxed);
@@ -475,27 +491,37 @@ impl Aggregator {
         MetricBatch { resource: self.shared.resource.clone(), points }
     }
 
+    /// Makes requests of what there is, and sends unless that is going on.
     fn export(&mut self) {
-        if !self.exporter.as_ref().is_some_and(Exporter::is_idle) {
-            return;
+        let Some(exporter) = &mut self.exporter else { return };
+        let mut profiles = self.pending.take();
+        profiles.iter_mut().for_each(|(_, settled)| settled.link(|span| self.spans.trace(span)));
+        let parcels = exporter.pack(&self.shared.resource, self.spans.take(), &profiles);
+        parcels.into_iter().for_each(|parcel| self.spool.push(parcel));
+        if exporter.is_idle() {
+            self.send(true);
         }
-        let metrics = self.metrics();
+    }
+
+    /// Starts to send what waits, `fresh` with the newest points.
+    fn send(&mut self, fresh: bool) {
+        let metrics = fresh.then(|| self.metrics());
+        let parcels = self.spool.oldest(AT_ONCE);
         if let Some(exporter) = &mut self.exporter {
-            let mut profiles = self.pending.take();
-            profiles.iter_mut().for_each(|(_, settled)| settled.link(|span| self.spans.trace(span)));
-            let spans = self.spans.take();
-            exporter.send(Outgoing { metrics, spans, profiles });
+            exporter.send(Outgoing { metrics, parcels });
         }
     }
 
     fn exported(&mut self, done: crate::export::Done) {
-        self.dropped += done.refused;
+        for fate in done.settled {
+            self.spool.done(&fate.boot, fate.sequence, fate.refused);
+        }
         let Some(failure) = done.failure else {
+            if !self.spool.is_empty() {
+                self.send(false);
+            }
             return;
         };
-        // Metrics are cumulative and come again by themselves; spans and samples are put back.
-        self.spans.put_back(done.outgoing.spans);
-        self.dropped += self.pending.put_back(done.outgoing.profiles);
         if !self.warned {
             self.warned = true;
             let url = self.settings.otlp.clone().unwrap_or_default();
@@ -554,11 +580,13 @@ impl Aggregator {
             }
             if self.exporter.is_some() {
                 self.export();
-                let done = Exporter::finished(&mut self.exporter).await;
-                let reached = done.failure.is_none();
-                self.exported(done);
-                if !reached {
-                    return;
+                while self.exporter.as_ref().is_some_and(|exporter| !exporter.is_idle()) {
+                    let done = Exporter::finished(&mut self.exporter).await;
+                    let reached = done.failure.is_none();
+                    self.exported(done);
+                    if !reached {
+                        return;
+                    }
                 }
             }
             agent::finish(self.agent.take(), self.agent_done.take()).await;

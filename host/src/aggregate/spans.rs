@@ -120,12 +120,6 @@ impl Spans {
         std::mem::take(&mut self.to_export).into()
     }
 
-    /// Takes back what could not be sent; what came since stands behind it.
-    pub(super) fn put_back(&mut self, spans: Vec<Span>) {
-        let since = std::mem::replace(&mut self.to_export, spans.into());
-        since.into_iter().for_each(|span| self.push(span));
-    }
-
     /// Links call histograms to spans that ended lately, and adds what became of spans. `lost` are those that
     /// found the queue full.
     pub(super) fn points(&self, figures: &[Arc<Figures>], lost: u64, now: u64, out: &mut Vec<Point>) {
