@@ -7,6 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use sandscope_model::{ModuleId, SampleKind, WorkloadId};
+use sandscope_proto::connect::{self, ConnectError, Connection, Credentials};
 use sandscope_proto::dedup;
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otel::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
@@ -19,10 +20,10 @@ use sandscope_proto::otlp::{MetricBatch, Point, PointValue, ProfileBatch, Resour
 use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::aggregate::Settled;
-use crate::scope::{BuildError, unix_nanos};
+use crate::scope::unix_nanos;
 
 /// Longest time for one request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,10 +34,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const SPANS: usize = 2048;
 
 /// A checked address of a collector.
-pub(crate) fn endpoint(url: &str) -> Result<Endpoint, BuildError> {
-    Endpoint::from_shared(url.to_owned())
-        .map(|endpoint| endpoint.connect_timeout(CONNECT))
-        .map_err(|source| BuildError::Url { url: url.to_owned(), source })
+pub(crate) fn endpoint(url: &str, credentials: &Credentials) -> Result<Endpoint, ConnectError> {
+    Ok(connect::endpoint(url, credentials)?.connect_timeout(CONNECT))
 }
 
 /// What one export carries.
@@ -60,7 +59,7 @@ pub(crate) struct Done {
 
 /// Sends to one collector.
 pub(crate) struct Exporter {
-    channel: Channel,
+    channel: Connection,
     /// `None` while an export runs.
     sender: Option<Sender>,
     running: Option<JoinHandle<Done>>,
@@ -70,10 +69,9 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    /// Connects when first used, and again whenever the connection is lost.
-    pub(crate) fn new(endpoint: &Endpoint, resource: &Resource) -> Self {
+    /// Over a connection that is made when first used, and again whenever it is lost.
+    pub(crate) fn new(channel: Connection, resource: &Resource) -> Self {
         let last_sent = unix_nanos(SystemTime::now());
-        let channel = endpoint.connect_lazy();
         let text = |text: &str| text.parse().ok();
         let name = text(&resource.host).zip(text(&resource.instance));
         let resource = resource.clone();
@@ -81,7 +79,7 @@ impl Exporter {
         Self { channel, sender, running: None, exported: 0, failed: 0, last_sent }
     }
 
-    pub(crate) fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Connection {
         self.channel.clone()
     }
 
@@ -135,7 +133,7 @@ impl Exporter {
 
 /// What an export needs, and what one leaves to the next.
 struct Sender {
-    channel: Channel,
+    channel: Connection,
     resource: Resource,
     /// Host and boot; `None` if they cannot be said in metadata.
     name: Option<(MetadataValue<Ascii>, MetadataValue<Ascii>)>,

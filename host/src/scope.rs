@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sandscope_model::WorkloadId;
+use sandscope_proto::connect::{ConnectError, Credentials};
 use sandscope_proto::otlp::Resource;
 use tokio::sync::mpsc;
 use wasmtime::{Engine, EngineWeak};
@@ -35,14 +36,9 @@ const COMMANDS: usize = 1024;
 /// Why [`Builder::build`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The collector's address is no URL.
-    #[error("parse the collector's address {url:?}")]
-    Url {
-        /// As given.
-        url: String,
-        /// Why.
-        source: tonic::transport::Error,
-    },
+    /// The collector's address is no URL, or what is to be shown there cannot be used.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The recording could not be created.
     #[error("create the recording {}", path.display())]
     Recording {
@@ -168,6 +164,7 @@ pub struct Builder {
     pub(crate) resource: Resource,
     pub(crate) hz: f64,
     pub(crate) otlp: Option<String>,
+    pub(crate) credentials: Credentials,
     pub(crate) interval: Duration,
     pub(crate) record: Option<PathBuf>,
     pub(crate) facade: bool,
@@ -212,6 +209,13 @@ impl Builder {
     /// A collector's OTLP/gRPC address, such as `http://127.0.0.1:4317`. Default none.
     pub fn otlp(mut self, url: &str) -> Self {
         self.otlp = Some(url.to_owned());
+        self
+    }
+
+    /// What is shown to the collector, and which certificates it may have. Default nothing, and the system's roots for
+    /// an `https` address.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = credentials;
         self
     }
 
@@ -459,6 +463,7 @@ impl Sandscope {
             },
             hz: 99.0,
             otlp: None,
+            credentials: Credentials::default(),
             interval: Duration::from_secs(10),
             record: None,
             facade: false,
