@@ -3,6 +3,7 @@
 
 mod args;
 mod commands;
+mod config;
 mod demo;
 mod diff;
 mod explain;
@@ -10,6 +11,7 @@ mod export;
 mod foreign;
 mod lookup;
 mod problem;
+mod reach;
 mod report;
 mod stopped;
 mod store;
@@ -34,7 +36,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    if cli.explain_config {
+    let explains_collect = cli.explain_config && matches!(cli.command, Command::Collect(_));
+    if cli.explain_config && !explains_collect {
         explain::print(&Cli::command(), &matches);
         return ExitCode::SUCCESS;
     }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(&args),
         Command::Serve(args) => commands::serve::serve(&args),
         Command::Capture(args) => commands::capture::capture(&args),
+        Command::Collect(args) if explains_collect => commands::collect::explain(&args),
         Command::Collect(args) => commands::collect::collect(&args),
         Command::Top(args) => commands::ui::top(&args),
         Command::Open(args) => commands::ui::open(&args),

@@ -1,6 +1,5 @@
 //! Values of flags: what a text stands for, and what stands where none is given.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -12,18 +11,6 @@ pub fn default_cache() -> Option<&'static str> {
         cache.join("sandscope/modules").into_os_string().into_string().ok()
     });
     DEFAULT.as_deref()
-}
-
-/// An address of this machine.
-pub fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr =
-        text.parse().map_err(|_| format!("{text:?} is no address, such as 127.0.0.1:4321"))?;
-    if address.ip().is_loopback() {
-        Ok(address)
-    } else {
-        Err("whoever can reach it may change debug info: it has to be of this machine, such as 127.0.0.1"
-            .into())
-    }
 }
 
 /// Where recordings go by default: the user's state directory, with a folder of ours. `None` without a home.

@@ -67,6 +67,25 @@ impl Outcome {
     }
 }
 
+/// What became of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connection {
+    /// It is served.
+    Opened,
+    /// It was served and has ended.
+    Closed,
+    /// It broke off before it was served, or the TLS handshake failed.
+    Failed,
+    /// It said nothing in time.
+    Silent,
+    /// It said nothing and had to make room for another.
+    Evicted,
+}
+
+impl Connection {
+    const COUNT: usize = 5;
+}
+
 /// Counters of a running collector. All only grow.
 #[derive(Debug, Default)]
 pub struct Account {
@@ -78,6 +97,12 @@ pub struct Account {
     modules_refused: AtomicU64,
     duplicates: AtomicU64,
     refused: AtomicU64,
+    pushed_back: AtomicU64,
+    denied: AtomicU64,
+    out_of_scope: AtomicU64,
+    guest_data_reads: AtomicU64,
+    audit_lost: AtomicU64,
+    connections: [AtomicU64; Connection::COUNT],
 }
 
 impl Account {
@@ -109,6 +134,50 @@ impl Account {
     /// Requests that the log did not take; their senders were told to come again.
     pub fn refused_requests(&self) -> u64 {
         self.refused.load(Relaxed)
+    }
+
+    /// Requests that came while too much memory was taken; their senders were told to come again.
+    pub fn pushed_back(&self) -> u64 {
+        self.pushed_back.load(Relaxed)
+    }
+
+    /// Requests, of any port, that their senders may not make.
+    pub fn denied_requests(&self) -> u64 {
+        self.denied.load(Relaxed)
+    }
+
+    /// Of these, the requests with data of a region that their sender may not name.
+    pub fn out_of_scope(&self) -> u64 {
+        self.out_of_scope.load(Relaxed)
+    }
+
+    /// Reads of what came out of guests: debug info and captures.
+    pub fn guest_data_reads(&self) -> u64 {
+        self.guest_data_reads.load(Relaxed)
+    }
+
+    /// Lines that the audit log should have and could not be written.
+    pub fn audit_lines_lost(&self) -> u64 {
+        self.audit_lost.load(Relaxed)
+    }
+
+    /// Connections that are open and served.
+    pub fn connections(&self) -> u64 {
+        self.of(Connection::Opened).saturating_sub(self.of(Connection::Closed))
+    }
+
+    /// Connections that were turned away before they were served: failed handshakes, those that said nothing in
+    /// time, and those that said nothing and had to make room.
+    pub fn connections_refused(&self) -> [(&'static str, u64); 3] {
+        [
+            ("failed", self.of(Connection::Failed)),
+            ("silent", self.of(Connection::Silent)),
+            ("evicted", self.of(Connection::Evicted)),
+        ]
+    }
+
+    fn of(&self, connection: Connection) -> u64 {
+        self.connections[connection as usize].load(Relaxed)
     }
 
     /// Spans that came in. They are stored and not shown.
@@ -143,6 +212,30 @@ impl Account {
 
     pub(crate) fn refused(&self) {
         self.refused.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn push_back(&self) {
+        self.pushed_back.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn denied(&self) {
+        self.denied.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn was_out_of_scope(&self) {
+        self.out_of_scope.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn read_guest_data(&self) {
+        self.guest_data_reads.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn audit_lost(&self) {
+        self.audit_lost.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn connection(&self, connection: Connection) {
+        self.connections[connection as usize].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn saw_spans(&self, count: u64) {

@@ -18,6 +18,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::access::{Access, Grant, granted};
 use crate::account::Account;
 use crate::debug::{Candidate, Effect, HostId, Input, Message, Store, verify};
 
@@ -177,6 +178,7 @@ fn wire(message: &Message) -> CollectorMessage {
 /// The service `sandscope.agent.v1.Agent`.
 pub(crate) struct AgentService {
     pub(crate) debug: Arc<DebugInfo>,
+    pub(crate) access: Arc<Access>,
     /// Becomes true, or is dropped, when the collector stops.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -189,6 +191,7 @@ impl Agent for AgentService {
         &self,
         request: Request<Streaming<HostMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        let (grant, access) = (granted(&request)?, self.access.clone());
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let Some((host, cut)) = self.debug.join(outbox.clone()) else {
             return Err(Status::resource_exhausted("too many hosts are connected"));
@@ -197,7 +200,7 @@ impl Agent for AgentService {
         let mut incoming = request.into_inner();
         tokio::spawn(async move {
             let status = tokio::select! {
-                status = converse(&debug, host, &mut incoming, &outbox) => status,
+                status = converse(&debug, host, &mut incoming, &outbox, (&access, &grant)) => status,
                 _ = stop.wait_for(|stop| *stop) => {
                     Err(Status::unavailable("the collector is shutting down"))
                 }
@@ -220,12 +223,18 @@ async fn converse(
     host: HostId,
     incoming: &mut Streaming<HostMessage>,
     outbox: &Outbox,
+    (access, grant): (&Access, &Grant),
 ) -> Result<(), Status> {
     let greeting = tokio::time::timeout(GREETING, incoming.message()).await;
     let first = greeting.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
     let Some(HostMessage { message: Some(host_message::Message::Hello(hello)) }) = first else {
         return Err(Status::invalid_argument("a stream begins with Hello"));
     };
+    if grant.claims(&hello.region).is_err() {
+        let reason = format!("a host of the region {:?} is not this sender's", hello.region);
+        access.refuse(grant, "agent stream", &reason);
+        return Err(Status::permission_denied(reason));
+    }
     let welcome = CollectorMessage { message: Some(collector_message::Message::Welcome(agree(&hello)?)) };
     if outbox.send(Ok(welcome)).await.is_err() {
         return Ok(());

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::{self, AccessError};
 use crate::log;
 
 /// Where to listen, and how much to hold.
@@ -25,6 +26,10 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// How much the log holds.
     pub log: log::Settings,
+    /// Who may, and how connections are protected.
+    pub access: access::Settings,
+    /// Resident memory, in bytes, above which new data is pushed back until it is below nine tenths of it.
+    pub memory_limit: u64,
 }
 
 impl Default for Config {
@@ -38,8 +43,20 @@ impl Default for Config {
             limits: Limits::default(),
             data: None,
             log: log::Settings::default(),
+            access: access::Settings::default(),
+            memory_limit: 512 << 20,
         }
     }
+}
+
+/// Whether a collector may start so: reads credentials and certificates, and opens nothing.
+///
+/// # Errors
+/// [`BindError::Access`].
+pub fn check(config: &Config) -> Result<(), BindError> {
+    let Config { otlp, otlp_http, query, http, access, .. } = config;
+    access::check_exposure(access, &[*otlp, *otlp_http, *query, *http])?;
+    Ok(access::check_files(access)?)
 }
 
 /// Bounds of what a collector holds in memory.
@@ -87,6 +104,9 @@ pub enum BindError {
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] log::OpenError),
+    /// Credentials, certificates or the audit log cannot be used, or a listener would be open to all.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The address for OTLP is taken, or not ours.
     #[error("listen for OTLP on {addr}")]
     Otlp {

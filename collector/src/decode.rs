@@ -1,10 +1,15 @@
 //! What a stored request says, for those who keep it in memory.
 
+use std::collections::BTreeSet;
+
 use prost::Message as _;
+use sandscope_proto::metric::attribute;
 use sandscope_proto::otel::collector::logs::v1::ExportLogsServiceRequest;
 use sandscope_proto::otel::collector::metrics::v1::ExportMetricsServiceRequest;
 use sandscope_proto::otel::collector::profiles::v1development::ExportProfilesServiceRequest;
 use sandscope_proto::otel::collector::trace::v1::ExportTraceServiceRequest;
+use sandscope_proto::otel::common::v1::any_value::Value;
+use sandscope_proto::otel::resource::v1::Resource;
 use sandscope_proto::otlp::{MetricBatch, profiles};
 
 use crate::live::Batch;
@@ -21,6 +26,47 @@ pub(crate) struct Decoded {
     pub left_out: u64,
     pub spans: u64,
     pub log_records: u64,
+    /// Every region that a resource names; empty text is of a resource that names none.
+    pub regions: BTreeSet<String>,
+}
+
+impl Decoded {
+    /// Puts what names no region under this one.
+    pub(crate) fn place(&mut self, region: &str) {
+        let resources: Vec<&mut String> = match &mut self.batch {
+            Some(Batch::Metrics(batches)) => {
+                batches.iter_mut().map(|batch| &mut batch.resource.region).collect()
+            }
+            Some(Batch::Profiles(batches)) => {
+                batches.iter_mut().map(|batch| &mut batch.resource.region).collect()
+            }
+            None => Vec::new(),
+        };
+        for unnamed in resources.into_iter().filter(|named| named.is_empty()) {
+            region.clone_into(unnamed);
+        }
+    }
+}
+
+/// The regions that resources name. One that is named twice counts twice: others may read the other one. What is no
+/// text is the name of no region that anybody may claim.
+fn regions<'a>(resources: impl Iterator<Item = &'a Option<Resource>>) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for resource in resources {
+        let attributes = resource.iter().flat_map(|resource| &resource.attributes);
+        let mut is_named = false;
+        for named in attributes.filter(|attribute| attribute.key == attribute::REGION) {
+            is_named = true;
+            found.insert(match named.value.as_ref().and_then(|value| value.value.as_ref()) {
+                Some(Value::StringValue(region)) => region.clone(),
+                _ => "(no text)".to_owned(),
+            });
+        }
+        if !is_named {
+            found.insert(String::new());
+        }
+    }
+    found
 }
 
 /// Reads a request of a signal.
@@ -30,9 +76,10 @@ pub(crate) struct Decoded {
 pub(crate) fn decode(kind: Kind, payload: &[u8]) -> Result<Decoded, prost::DecodeError> {
     Ok(match kind {
         Kind::Metrics => {
-            let (batches, unreadable) =
-                MetricBatch::from_otlp(&ExportMetricsServiceRequest::decode(payload)?);
-            Decoded { batch: Some(Batch::Metrics(batches)), unreadable, ..Decoded::default() }
+            let request = ExportMetricsServiceRequest::decode(payload)?;
+            let regions = regions(request.resource_metrics.iter().map(|of| &of.resource));
+            let (batches, unreadable) = MetricBatch::from_otlp(&request);
+            Decoded { batch: Some(Batch::Metrics(batches)), unreadable, regions, ..Decoded::default() }
         }
         Kind::Profiles => {
             let request = ExportProfilesServiceRequest::decode(payload)?;
@@ -40,18 +87,23 @@ pub(crate) fn decode(kind: Kind, payload: &[u8]) -> Result<Decoded, prost::Decod
             let sent: usize = scopes.map(|scope| scope.profiles.len()).sum();
             let (batches, unreadable) = profiles::from_otlp(&request);
             let left_out = sent.saturating_sub(batches.len()) as u64;
-            Decoded { batch: Some(Batch::Profiles(batches)), unreadable, left_out, ..Decoded::default() }
+            let regions = regions(request.resource_profiles.iter().map(|of| &of.resource));
+            let batch = Some(Batch::Profiles(batches));
+            Decoded { batch, unreadable, left_out, regions, ..Decoded::default() }
         }
         Kind::Traces => {
             let request = ExportTraceServiceRequest::decode(payload)?;
             let scopes = request.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
-            Decoded { spans: scopes.map(|scope| scope.spans.len() as u64).sum(), ..Decoded::default() }
+            let spans = scopes.map(|scope| scope.spans.len() as u64).sum();
+            let regions = regions(request.resource_spans.iter().map(|of| &of.resource));
+            Decoded { spans, regions, ..Decoded::default() }
         }
         Kind::Logs => {
             let request = ExportLogsServiceRequest::decode(payload)?;
             let scopes = request.resource_logs.iter().flat_map(|resource| &resource.scope_logs);
             let log_records = scopes.map(|scope| scope.log_records.len() as u64).sum();
-            Decoded { log_records, ..Decoded::default() }
+            let regions = regions(request.resource_logs.iter().map(|of| &of.resource));
+            Decoded { log_records, regions, ..Decoded::default() }
         }
     })
 }

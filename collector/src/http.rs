@@ -1,8 +1,9 @@
-//! Debug info over HTTP, as debuginfod has it: `GET /buildid/<id>/debuginfo` answers with the file, `PUT` takes one,
-//! and `GET /buildid` lists what is held, a line each: id and size in bytes.
+//! HTTP for people and other programs. Debug info as debuginfod has it: `GET /buildid/<id>/debuginfo` answers with the
+//! file, `PUT` takes one, and `GET /buildid` lists what is held, a line each: id and size in bytes. `/metrics` has the
+//! collector's own figures, `/healthz` and `/readyz` say how it is.
 //!
 //! # Security
-//! Nobody is authenticated, so the listener belongs on localhost. What is put under an id must be a module with that
+//! Reading needs the role `read`, storing `symbols-push`; `/healthz` and `/readyz` are for everybody. What is put under an id must be a module with that
 //! id, and takes the place of what was there. Only `PUT` changes anything, which a page in a browser cannot send to
 //! another origin without being asked.
 
@@ -21,14 +22,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sandscope_model::{FileIds, ModuleId};
 use sandscope_proto::{DEBUG_INFO_CHUNK, MAX_DEBUG_INFO};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::accept::accept;
+use crate::accept::{Connection, Door, serve_each};
+use crate::access::{Access, Denied, Grant, Peer, Role, Speaks};
 use crate::agent::DebugInfo;
+use crate::exposition::Form;
+use crate::figures::Figures;
+use crate::health::Health;
 
-/// Connections at the same time; further ones wait in the kernel.
+/// Connections at the same time.
 const CONNECTIONS: usize = 128;
 /// Files that are taken in at the same time, each in memory until it is checked; further ones are answered with 503.
 const UPLOADS: usize = 2;
@@ -39,21 +44,37 @@ const BODY: Duration = Duration::from_secs(300);
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 type Answer = Response<Body>;
 
+/// What is served.
+pub(crate) struct Served {
+    pub(crate) debug: Arc<DebugInfo>,
+    pub(crate) access: Arc<Access>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) figures: Figures,
+}
+
 struct Server {
-    debug: Arc<DebugInfo>,
+    served: Served,
     uploads: Semaphore,
 }
 
 /// Serves until told to stop. Connections end with this.
-pub(crate) async fn serve(listener: TcpListener, debug: Arc<DebugInfo>, stop: watch::Receiver<bool>) {
-    let server = Arc::new(Server { debug, uploads: Semaphore::new(UPLOADS) });
-    accept(listener, CONNECTIONS, stop, move |stream| connection(Arc::clone(&server), stream)).await;
+pub(crate) async fn serve(listener: TcpListener, served: Served, stop: watch::Receiver<bool>) {
+    let door = Door {
+        listener,
+        speaks: Speaks::Http1,
+        most: CONNECTIONS,
+        access: Arc::clone(&served.access),
+        account: Arc::clone(&served.figures.account),
+    };
+    let server = Arc::new(Server { served, uploads: Semaphore::new(UPLOADS) });
+    serve_each(door, stop, move |stream| connection(Arc::clone(&server), stream)).await;
 }
 
-async fn connection(server: Arc<Server>, stream: TcpStream) {
+async fn connection(server: Arc<Server>, stream: Connection) {
+    let peer = stream.peer();
     let service = service_fn(|request| {
-        let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(server.answer(request).await) }
+        let (server, peer) = (Arc::clone(&server), peer.clone());
+        async move { Ok::<_, Infallible>(server.answer(request, &peer).await) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
@@ -62,34 +83,70 @@ async fn connection(server: Arc<Server>, stream: TcpStream) {
 }
 
 impl Server {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Answer {
+        self.route(request, peer).await.unwrap_or_else(turned_away)
+    }
+
+    async fn route(&self, request: Request<Incoming>, peer: &Peer) -> Result<Answer, Denied> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        match (&method, parts.as_slice()) {
-            (&Method::GET, ["buildid"]) => text(StatusCode::OK, self.list()),
-            (_, ["buildid", id, "debuginfo"]) => {
-                let Some(id) = ModuleId::parse(id) else {
-                    return text(StatusCode::BAD_REQUEST, "the id is malformed\n".to_owned());
-                };
-                match method {
-                    Method::GET => self.get(&id).await,
-                    Method::PUT => self.put(&id, request.into_body()).await,
-                    _ => text(StatusCode::METHOD_NOT_ALLOWED, "only GET and PUT are known\n".to_owned()),
+        let what = format!("{method} {path}");
+        let admit = |role| self.served.access.admit(role, request.headers(), peer, &what);
+        Ok(match (&method, parts.as_slice()) {
+            (&Method::GET, ["healthz"]) => text(StatusCode::OK, "ok\n".to_owned()),
+            (&Method::GET, ["readyz"]) => match self.served.health.ready() {
+                Ok(()) => text(StatusCode::OK, "ok\n".to_owned()),
+                Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+            },
+            (&Method::GET, ["metrics"]) => {
+                self.served.access.admit_metrics(request.headers(), peer)?;
+                self.metrics(request.headers().get(header::ACCEPT))
+            }
+            (&Method::GET, ["buildid"]) => {
+                admit(Role::Read)?;
+                text(StatusCode::OK, self.list())
+            }
+            (&Method::GET, ["buildid", id, "debuginfo"]) => {
+                let grant = admit(Role::Read)?;
+                match ModuleId::parse(id) {
+                    Some(id) => self.get(&id, &grant, &what).await,
+                    None => malformed(),
                 }
             }
-            _ => text(StatusCode::NOT_FOUND, "there is /buildid/<id>/debuginfo\n".to_owned()),
-        }
+            (&Method::PUT, ["buildid", id, "debuginfo"]) => {
+                admit(Role::SymbolsPush)?;
+                match ModuleId::parse(id) {
+                    Some(id) => self.put(&id, request.into_body()).await,
+                    None => malformed(),
+                }
+            }
+            (_, ["buildid", _, "debuginfo"]) => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "only GET and PUT are known\n".to_owned())
+            }
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there are /buildid/<id>/debuginfo, /metrics, /healthz and /readyz\n".to_owned(),
+            ),
+        })
+    }
+
+    fn metrics(&self, accept: Option<&http::HeaderValue>) -> Answer {
+        let form = Form::of(accept.and_then(|accept| accept.to_str().ok()).unwrap_or_default());
+        let mut response = text(StatusCode::OK, self.served.figures.write(form));
+        response.headers_mut().insert(header::CONTENT_TYPE, form.content_type());
+        response
     }
 
     fn list(&self) -> String {
-        let held = self.debug.list().into_iter();
+        let held = self.served.debug.list().into_iter();
         held.map(|(id, size)| format!("{id} {size}\n")).collect()
     }
 
-    async fn get(&self, id: &ModuleId) -> Answer {
-        let Some((data, size)) = self.debug.fetch(id).await else {
+    async fn get(&self, id: &ModuleId, grant: &Grant, what: &str) -> Answer {
+        let Some((data, size)) = self.served.debug.fetch(id).await else {
             return text(StatusCode::NOT_FOUND, format!("there is no debug info of {id}\n"));
         };
+        self.served.access.reads(grant, what);
         let (pieces, body) = mpsc::channel(1);
         tokio::task::spawn_blocking(move || {
             let Ok(mut decoder) = zstd::stream::read::Decoder::with_buffer(&*data) else { return };
@@ -147,10 +204,23 @@ impl Server {
             return text(StatusCode::CONFLICT, message);
         }
         for id in ids.all() {
-            self.debug.push(id.clone(), data.clone().into(), size);
+            self.served.debug.push(id.clone(), data.clone().into(), size);
         }
         text(StatusCode::CREATED, String::new())
     }
+}
+
+fn malformed() -> Answer {
+    text(StatusCode::BAD_REQUEST, "the id is malformed\n".to_owned())
+}
+
+fn turned_away(denied: Denied) -> Answer {
+    let mut response = text(denied.status(), format!("{}\n", denied.reason()));
+    if denied == Denied::Unknown {
+        let scheme = http::HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+    }
+    response
 }
 
 fn text(status: StatusCode, message: String) -> Answer {

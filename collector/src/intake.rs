@@ -11,8 +11,10 @@ use bytes::Bytes;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::access::{Access, Grant};
 use crate::account::{Account, Dropped, Outcome};
 use crate::decode::{Decoded, decode};
+use crate::health::Health;
 use crate::log::{AppendError, Appended, Entry, Key, Kind, Log, now};
 use crate::state::Handle;
 
@@ -24,9 +26,11 @@ const SOON: Duration = Duration::from_secs(1);
 /// Where requests of all kinds go.
 #[derive(Clone)]
 pub(crate) struct Intake {
-    log: Arc<dyn Log>,
-    state: Handle,
-    account: Arc<Account>,
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) state: Handle,
+    pub(crate) account: Arc<Account>,
+    pub(crate) access: Arc<Access>,
+    pub(crate) health: Arc<Health>,
 }
 
 /// An `Export…ServiceResponse`: they are the same for all signals, byte for byte.
@@ -57,24 +61,46 @@ fn refusal(error: &AppendError) -> Status {
         AppendError::Disk { .. } | AppendError::Closed => (Code::Unavailable, SOON),
         AppendError::TooLarge { .. } => return Status::invalid_argument(error.to_string()),
     };
-    Status::with_error_details(code, error.to_string(), ErrorDetails::with_retry_info(Some(delay)))
+    later(code, error.to_string(), delay)
+}
+
+fn later(code: Code, message: String, delay: Duration) -> Status {
+    Status::with_error_details(code, message, ErrorDetails::with_retry_info(Some(delay)))
 }
 
 impl Intake {
-    pub(crate) fn new(log: Arc<dyn Log>, state: Handle, account: Arc<Account>) -> Self {
-        Self { log, state, account }
+    /// Whether a request may be read at all, decided before it takes memory.
+    ///
+    /// # Errors
+    /// Too much memory is taken; the sender should come again.
+    pub(crate) fn has_room(&self) -> Result<(), Status> {
+        let Some(reason) = self.health.memory.pressed() else { return Ok(()) };
+        self.account.push_back();
+        Err(later(Code::ResourceExhausted, reason, SOON))
     }
 
-    /// Takes a request in: the bytes of an `Export…ServiceRequest`, and what a host of ours says of it.
+    /// Takes a request in: the bytes of an `Export…ServiceRequest`, what a host of ours says of it, and what its
+    /// sender may claim.
     pub(crate) async fn export(
         &self,
         kind: Kind,
         key: Option<Key>,
         payload: Bytes,
+        grant: &Grant,
     ) -> Result<Answer, Status> {
-        let decoded = decode(kind, &payload).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut decoded =
+            decode(kind, &payload).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Some(outside) = decoded.regions.iter().find_map(|region| grant.claims(region).err()) {
+            self.account.was_out_of_scope();
+            let reason = format!("data of the region {:?} is not this sender's", outside.region);
+            self.access.refuse(grant, "export", &reason);
+            return Err(Status::permission_denied(reason));
+        }
+        let region: Box<str> = grant.region().unwrap_or_default().into();
+        let tenant = grant.tenant().unwrap_or_default().into();
+        decoded.place(&region);
         let left_out = decoded.left_out;
-        let entry = Entry::new(kind, now(), key, payload);
+        let entry = Entry { region, tenant, ..Entry::new(kind, now(), key, payload) };
         let intake = self.clone();
         // A task of its own: a sender that breaks off leaves nothing that is stored and not shown.
         let done = tokio::spawn(async move { intake.store(entry, decoded).await }).await;
@@ -91,7 +117,9 @@ impl Intake {
 
     /// Stores a request, hands it on and books what became of it.
     async fn store(&self, entry: Entry, decoded: Decoded) -> Result<Outcome, Status> {
-        let appended = self.log.append(entry).await.map_err(|error| {
+        let appended = self.log.append(entry).await;
+        self.health.appended(appended.as_ref().err());
+        let appended = appended.map_err(|error| {
             self.account.refused();
             refusal(&error)
         })?;

@@ -14,16 +14,20 @@
 //! History does not live here yet.
 //!
 //! # Security
-//! Nobody is authenticated: all listeners belong on localhost or a trusted network. What a sender says of its
-//! region, service and workload is taken at its word; so is the number of a request, so that whoever knows a boot's id
-//! could have its next requests taken for known.
+//! [`access`] decides for every port. What a sender says of its service and workload is taken at its word, its region
+//! only as far as its credential goes; so is the number of a request, so that a sender that knows a boot's id could
+//! have its next requests taken for known.
 
 mod accept;
+pub mod access;
 mod account;
 mod agent;
 mod config;
 mod debug;
 mod decode;
+mod exposition;
+mod figures;
+mod health;
 mod http;
 mod intake;
 mod live;
@@ -37,5 +41,5 @@ mod state;
 mod unpack;
 
 pub use account::{Account, Dropped};
-pub use config::{BindError, Config, Limits, ServeError};
+pub use config::{BindError, Config, Limits, ServeError, check};
 pub use server::Collector;

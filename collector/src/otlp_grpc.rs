@@ -21,6 +21,7 @@ use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Request, Response, Status};
 
+use crate::access::granted;
 use crate::intake::{Answer, Intake};
 use crate::log::{Key, Kind};
 
@@ -84,6 +85,9 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let method = Export { intake: self.intake.clone(), kind: S::KIND };
         Box::pin(async move {
+            if let Err(status) = method.intake.has_room() {
+                return Ok(status.into_http());
+            }
             if request.uri().path().rsplit('/').next() != Some("Export") {
                 return Ok(Status::unimplemented("there is Export").into_http());
             }
@@ -105,7 +109,10 @@ impl UnaryService<Bytes> for Export {
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         let (intake, kind, key) = (self.intake.clone(), self.kind, key(request.metadata()));
-        Box::pin(async move { intake.export(kind, key, request.into_inner()).await.map(Response::new) })
+        let grant = granted(&request);
+        Box::pin(
+            async move { intake.export(kind, key, request.into_inner(), &grant?).await.map(Response::new) },
+        )
     }
 }
 

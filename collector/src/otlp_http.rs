@@ -2,7 +2,7 @@
 //! the way of a gRPC request; this file only unpacks and answers.
 //!
 //! # Security
-//! Nobody is authenticated, so the listener belongs on localhost. A body is counted while it is unpacked, so that a
+//! Who may send is decided before the body is read (`access`). A body is counted while it is unpacked, so that a
 //! bomb costs no more than the limit; and all bodies at once hold a bounded number of bytes, for which further ones
 //! wait a moment and are then answered with 503, which senders take for "later".
 
@@ -25,16 +25,17 @@ use sandscope_proto::otel::collector::profiles::v1development::ExportProfilesSer
 use sandscope_proto::otel::collector::trace::v1::ExportTraceServiceRequest;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Code, Status};
 
-use crate::accept::accept;
+use crate::accept::{Connection, Door, serve_each};
+use crate::access::{Peer, Role, Speaks};
 use crate::intake::{Answer, Intake};
 use crate::log::Kind;
 use crate::unpack::{Coding, Unpack, UnpackError};
 
-/// Connections at the same time; further ones wait in the kernel.
+/// Connections at the same time.
 const CONNECTIONS: usize = 1024;
 /// Bytes that the bodies of all requests may hold at once, unpacked.
 const HELD: usize = 4 * MAX_MESSAGE;
@@ -47,14 +48,22 @@ const LATER: &str = "5";
 
 /// Serves until told to stop. Connections end with this.
 pub(crate) async fn serve(listener: TcpListener, intake: Intake, stop: watch::Receiver<bool>) {
+    let door = Door {
+        listener,
+        speaks: Speaks::Http1,
+        most: CONNECTIONS,
+        access: Arc::clone(&intake.access),
+        account: Arc::clone(&intake.account),
+    };
     let server = Arc::new(Server { intake, held: Arc::new(Semaphore::new(HELD)) });
-    accept(listener, CONNECTIONS, stop, move |stream| connection(Arc::clone(&server), stream)).await;
+    serve_each(door, stop, move |stream| connection(Arc::clone(&server), stream)).await;
 }
 
-async fn connection(server: Arc<Server>, stream: TcpStream) {
+async fn connection(server: Arc<Server>, stream: Connection) {
+    let peer = stream.peer();
     let service = service_fn(|request| {
-        let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(server.answer(request).await) }
+        let (server, peer) = (Arc::clone(&server), peer.clone());
+        async move { Ok::<_, Infallible>(server.answer(request, &peer).await) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
@@ -129,10 +138,10 @@ struct Server {
 }
 
 impl Server {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Full<Bytes>> {
         // Whoever speaks neither is answered in what a person can read.
         let form = Form::of(request.headers());
-        match self.take(request, form).await {
+        match self.take(request, form, peer).await {
             Ok(response) => response,
             Err(refusal) => refused(&refusal, form.unwrap_or(Form::Json)),
         }
@@ -142,7 +151,11 @@ impl Server {
         &self,
         request: Request<Incoming>,
         form: Option<Form>,
+        peer: &Peer,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
+        let path = request.uri().path();
+        let grant = self.intake.access.admit(Role::Write, request.headers(), peer, path);
+        let grant = grant.map_err(Status::from)?;
         let kind = kind_at(request.uri().path())
             .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("there is {PATHS}")))?;
         if request.method() != Method::POST {
@@ -152,12 +165,13 @@ impl Server {
             let known = "application/x-protobuf and application/json are known";
             Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, known)
         })?;
+        self.intake.has_room()?;
         let (body, held) = self.body(request).await?;
         let payload = match form {
             Form::Protobuf => Bytes::from(body),
             Form::Json => protobuf(kind, &body)?,
         };
-        let answer = self.intake.export(kind, None, payload).await?;
+        let answer = self.intake.export(kind, None, payload, &grant).await?;
         let answer = write(&answer, kind, form);
         drop(held);
         Ok(response(StatusCode::OK, answer, form))
@@ -268,6 +282,9 @@ fn refused(refusal: &Refusal, form: Form) -> Response<Full<Bytes>> {
         Form::Json => serde_json::to_vec(&status).unwrap_or_default(),
     };
     let mut response = response(refusal.status, body, form);
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if refusal.later {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(LATER));
     }

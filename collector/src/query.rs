@@ -11,8 +11,8 @@ use prost::Message as _;
 use sandscope_model::{ModuleId, Profile, SampleKind};
 use sandscope_proto::query::query_server::Query;
 use sandscope_proto::query::{
-    DebugInfoChunk, DebugInfoRequest, FlameRequest, FlameResponse, Pipeline, SeriesRequest, SeriesResponse,
-    WatchRequest, WatchUpdate, WorkloadRow,
+    DebugInfoChunk, DebugInfoRequest, FlameRequest, FlameResponse, Pipeline, Selection, SeriesRequest,
+    SeriesResponse, WatchRequest, WatchUpdate, WorkloadRow,
 };
 use sandscope_proto::recording::Samples;
 use sandscope_proto::stacks::StackEncoder;
@@ -23,6 +23,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::access::{Access, Grant, granted};
 use crate::account::Account;
 use crate::agent::DebugInfo;
 use crate::live::{Folded, Key, Selected};
@@ -42,10 +43,24 @@ pub(crate) struct QueryService {
     pub(crate) state: Handle,
     pub(crate) debug: Arc<DebugInfo>,
     pub(crate) account: Arc<Account>,
+    pub(crate) access: Arc<Access>,
     pub(crate) watchers: Arc<AtomicUsize>,
     pub(crate) max_watchers: usize,
     /// Becomes true, or is dropped, when the collector stops.
     pub(crate) stop: watch::Receiver<bool>,
+}
+
+impl QueryService {
+    /// What is asked for, as far as the one who asks may see it. Rows are not told apart by tenant.
+    fn selected(&self, selection: Option<Selection>, grant: &Grant) -> Result<Selected, Status> {
+        let scope = grant.scope();
+        if scope.tenants.is_some() {
+            let reason = "live data is of all tenants, and this credential is limited to some";
+            self.access.refuse(grant, "live data", reason);
+            return Err(Status::permission_denied(reason));
+        }
+        Ok(Selected::new(selection).within(scope.regions))
+    }
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -56,12 +71,14 @@ impl Query for QueryService {
     type DebugInfoStream = Answers<DebugInfoChunk>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let grant = granted(&request)?;
+        let selected = self.selected(request.into_inner().selection, &grant)?;
         let place = Place::take(&self.watchers, self.max_watchers)
             .ok_or_else(|| Status::resource_exhausted("too many streams of rows are open"))?;
         // One update waits while one is on its way; a slow reader then gets the sum of what it missed.
         let (updates, answers) = mpsc::channel(1);
         let watcher = Watcher {
-            selected: Selected::new(request.into_inner().selection),
+            selected,
             state: self.state.clone(),
             debug: self.debug.clone(),
             account: self.account.clone(),
@@ -81,11 +98,12 @@ impl Query for QueryService {
     }
 
     async fn flame(&self, request: Request<FlameRequest>) -> Result<Response<FlameResponse>, Status> {
+        let grant = granted(&request)?;
         let request = request.into_inner();
         let kind = SampleKind::parse(&request.kind)
             .ok_or_else(|| Status::invalid_argument("the kind is none of cpu, wall, alloc"))?;
         let selection = request.selection.clone().unwrap_or_default();
-        let selected = Selected::new(request.selection);
+        let selected = self.selected(request.selection, &grant)?;
         let Folded { profile, hz } = self.state.fold(selected, kind, request.seconds).await?;
         let (mut samples, truncated) = encode(&profile);
         kind.name().clone_into(&mut samples.kind);
@@ -107,6 +125,7 @@ impl Query for QueryService {
             _ = stop.wait_for(|stop| *stop) => return Err(Stopped.into()),
         };
         let (data, size) = found.ok_or_else(|| Status::not_found("no host has sent this debug info"))?;
+        self.access.reads(&granted(&request)?, id.as_str());
         let pieces = (0..data.len().div_ceil(DEBUG_INFO_CHUNK)).map(move |i| {
             let start = i * DEBUG_INFO_CHUNK;
             let piece = data.slice(start..data.len().min(start + DEBUG_INFO_CHUNK));
@@ -116,8 +135,10 @@ impl Query for QueryService {
     }
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<Response<SeriesResponse>, Status> {
+        let grant = granted(&request)?;
         let request = request.into_inner();
-        let mut response = self.state.series(request.name, Selected::new(request.selection)).await?;
+        let selected = self.selected(request.selection, &grant)?;
+        let mut response = self.state.series(request.name, selected).await?;
         while response.encoded_len() > MAX_FLAME {
             let half = response.points.len() / 2;
             response.truncated += (response.points.len() - half) as u64;

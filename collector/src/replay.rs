@@ -22,8 +22,9 @@ pub(crate) async fn replay(log: &dyn Log, state: &Handle, past: Duration) {
             if age > past {
                 continue;
             }
-            let decoded = decode(stored.entry.kind, &stored.entry.payload);
-            let Some(batch) = decoded.ok().and_then(|decoded| decoded.batch) else { continue };
+            let Ok(mut decoded) = decode(stored.entry.kind, &stored.entry.payload) else { continue };
+            decoded.place(&stored.entry.region);
+            let Some(batch) = decoded.batch else { continue };
             if state.bring_back(batch, Duration::from_nanos(age)).await.is_err() {
                 return;
             }

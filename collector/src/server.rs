@@ -1,5 +1,6 @@
 //! Listening, serving and stopping: puts the parts together.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,13 +13,18 @@ use sandscope_proto::query::query_server::QueryServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::CompressionEncoding::Zstd;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
+use crate::accept::{Connection, Door};
+use crate::access::{Access, Guarded, Speaks};
 use crate::account::Account;
 use crate::agent::{AgentService, DebugInfo};
-use crate::config::{BindError, Config, ServeError};
+use crate::config::{BindError, Config, ServeError, check};
+use crate::figures::Figures;
+use crate::health::Health;
 use crate::intake::Intake;
 use crate::log::{Log, OpenError, Recovery, SegmentLog, Settings};
 use crate::otlp_grpc::{Logs, Metrics, OtlpServer, Profiles, Traces};
@@ -28,6 +34,8 @@ use crate::state;
 
 /// Requests of one connection that are worked on at the same time.
 const CONCURRENT: usize = 16;
+/// Connections of one gRPC port.
+const CONNECTIONS: usize = 8192;
 /// Streams that one connection may open.
 const STREAMS: u32 = 128;
 /// A connection without traffic is asked after this time whether it is still there, and given up after as long.
@@ -47,6 +55,7 @@ pub struct Collector {
     http: (TcpListener, SocketAddr),
     log: Arc<SegmentLog>,
     account: Arc<Account>,
+    access: Arc<Access>,
 }
 
 impl Collector {
@@ -56,6 +65,9 @@ impl Collector {
     /// An address that is taken, or not of this machine; a log that cannot be opened.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let Config { otlp, otlp_http, query, http, .. } = config;
+        check(&config)?;
+        let account: Arc<Account> = Arc::default();
+        let access = Arc::new(Access::open(&config.access, account.clone())?);
         let otlp = listen(otlp).await.map_err(|source| BindError::Otlp { addr: otlp, source })?;
         let otlp_http =
             listen(otlp_http).await.map_err(|source| BindError::OtlpHttp { addr: otlp_http, source })?;
@@ -64,7 +76,7 @@ impl Collector {
         let (data, settings) = (config.data.clone(), config.log.clone());
         let log = tokio::task::spawn_blocking(move || open(data.as_deref(), settings)).await;
         let log = Arc::new(log.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?);
-        Ok(Self { config, otlp, otlp_http, query, http, log, account: Arc::default() })
+        Ok(Self { config, otlp, otlp_http, query, http, log, account, access })
     }
 
     /// What the log had when it was opened.
@@ -92,6 +104,11 @@ impl Collector {
         self.http.1
     }
 
+    /// Who may: to be told of new credentials and certificates while it runs.
+    pub fn access(&self) -> Arc<Access> {
+        self.access.clone()
+    }
+
     /// The collector's counters, to be read while it runs and after.
     pub fn account(&self) -> Arc<Account> {
         self.account.clone()
@@ -109,45 +126,72 @@ impl Collector {
     }
 
     async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { config, otlp, otlp_http, query, http, log, account } = self;
+        let Self { config, otlp, otlp_http, query, http, log, account, access } = self;
         let limits = config.limits;
+        let health = Arc::new(Health::new(config.memory_limit));
+        let watchers = Arc::new(AtomicUsize::new(0));
         let (stopping, stop) = watch::channel(false);
-        let debug = Arc::new(DebugInfo::new(limits.debug_info_bytes, limits.agents, account.clone()));
+        // A quarter: what only makes names must not push data back.
+        let debug_bytes = limits.debug_info_bytes.min(config.memory_limit / 4);
+        let debug = Arc::new(DebugInfo::new(debug_bytes, limits.agents, account.clone()));
         let (state, task) = state::new(&limits);
         // Dropped at the end of this function, and with it the tasks.
         let mut tasks = JoinSet::new();
         tasks.spawn(task);
         tasks.spawn(debug.clone().watch_over());
-        tasks.spawn(crate::http::serve(http.0, debug.clone(), stop.clone()));
+        tasks.spawn(health.clone().watch_over());
+        let served = crate::http::Served {
+            debug: debug.clone(),
+            access: access.clone(),
+            health: health.clone(),
+            figures: Figures {
+                account: account.clone(),
+                log: log.clone(),
+                health: health.clone(),
+                watchers: watchers.clone(),
+            },
+        };
+        tasks.spawn(crate::http::serve(http.0, served, stop.clone()));
 
         tokio::pin!(shutdown);
         tokio::select! {
             () = replay(&*log, &state, limits.retention) => {}
             () = &mut shutdown => return Ok(()),
         }
-        let intake = Intake::new(log, state.clone(), account.clone());
+        health.replayed();
+        let intake =
+            Intake { log, state: state.clone(), account: account.clone(), access: access.clone(), health };
         tasks.spawn(crate::otlp_http::serve(otlp_http.0, intake.clone(), stop.clone()));
-        let agent = AgentService { debug: debug.clone(), stop: stop.clone() };
+        let agent = AgentService { debug: debug.clone(), access: access.clone(), stop: stop.clone() };
+        let mut incoming = |listener| {
+            let (access, account) = (access.clone(), account.clone());
+            let door = Door { listener, speaks: Speaks::Http2, most: CONNECTIONS, access, account };
+            let (connections, keep) = door.open(stop.clone());
+            tasks.spawn(keep);
+            ReceiverStream::new(connections).map(Ok::<Connection, Infallible>)
+        };
+        let (otlp_connections, query_connections) = (incoming(otlp.0), incoming(query.0));
         let queries = QueryService {
             state,
             debug,
-            account,
-            watchers: Arc::new(AtomicUsize::new(0)),
+            account: account.clone(),
+            access: access.clone(),
+            watchers,
             max_watchers: limits.watchers,
             stop: stop.clone(),
         };
+        let agents = AgentServer::new(agent).accept_compressed(Zstd).max_decoding_message_size(MAX_MESSAGE);
         let otlp_server = builder()
-            .add_service(OtlpServer::<Metrics>::new(intake.clone()))
-            .add_service(OtlpServer::<Traces>::new(intake.clone()))
-            .add_service(OtlpServer::<Logs>::new(intake.clone()))
-            .add_service(OtlpServer::<Profiles>::new(intake))
-            .add_service(
-                AgentServer::new(agent).accept_compressed(Zstd).max_decoding_message_size(MAX_MESSAGE),
-            )
-            .serve_with_incoming_shutdown(incoming(otlp.0), stopped(stop.clone()));
+            .add_service(Guarded::new(OtlpServer::<Metrics>::new(intake.clone()), &access))
+            .add_service(Guarded::new(OtlpServer::<Traces>::new(intake.clone()), &access))
+            .add_service(Guarded::new(OtlpServer::<Logs>::new(intake.clone()), &access))
+            .add_service(Guarded::new(OtlpServer::<Profiles>::new(intake), &access))
+            .add_service(Guarded::new(agents, &access))
+            .serve_with_incoming_shutdown(otlp_connections, stopped(stop.clone()));
+        let queries = QueryServer::new(queries).accept_compressed(Zstd).send_compressed(Zstd);
         let query_server = builder()
-            .add_service(QueryServer::new(queries).accept_compressed(Zstd).send_compressed(Zstd))
-            .serve_with_incoming_shutdown(incoming(query.0), stopped(stop));
+            .add_service(Guarded::new(queries, &access))
+            .serve_with_incoming_shutdown(query_connections, stopped(stop));
         let servers = async {
             tokio::try_join!(
                 async { otlp_server.await.map_err(|source| ServeError::Otlp { addr: otlp.1, source }) },
@@ -179,10 +223,6 @@ async fn listen(addr: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> 
     let listener = TcpListener::bind(addr).await?;
     let addr = listener.local_addr()?;
     Ok((listener, addr))
-}
-
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 fn builder() -> Server {

@@ -8,12 +8,12 @@ use sandscope_proto::agent::agent_client::AgentClient;
 use sandscope_proto::agent::{
     Chunk, CollectorMessage, Hello, HostMessage, Offer, collector_message, host_message,
 };
+use sandscope_proto::connect::Connection;
 use sandscope_proto::otlp::Resource;
 use sandscope_proto::{AGENT_PROTOCOL, DEBUG_INFO_CHUNK, MAX_DEBUG_INFO};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 use crate::shelf::Kept;
 
@@ -35,7 +35,7 @@ pub(crate) struct Available {
 }
 
 /// Starts the stream's task on the current runtime. Code is offered through the channel.
-pub(crate) fn spawn(channel: Channel, resource: &Resource) -> (mpsc::Sender<Available>, JoinHandle<()>) {
+pub(crate) fn spawn(channel: Connection, resource: &Resource) -> (mpsc::Sender<Available>, JoinHandle<()>) {
     let (sender, inbox) = mpsc::channel(BACKLOG);
     let hello = Hello {
         protocol: AGENT_PROTOCOL,
@@ -57,7 +57,7 @@ pub(crate) async fn finish(agent: Option<mpsc::Sender<Available>>, done: Option<
 }
 
 struct Agent {
-    channel: Channel,
+    channel: Connection,
     hello: Hello,
     inbox: mpsc::Receiver<Available>,
     offered: HashMap<ModuleId, Available>,

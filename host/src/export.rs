@@ -12,6 +12,7 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use http::uri::PathAndQuery;
 use prost::Message;
 use sandscope_model::{ModuleId, SampleKind, WorkloadId};
+use sandscope_proto::connect::{self, ConnectError, Connection, Credentials};
 use sandscope_proto::dedup;
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otel::collector::profiles::v1development::ExportProfilesServiceRequest;
@@ -24,10 +25,10 @@ use tonic::Code;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel as Connection, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::aggregate::Settled;
-use crate::scope::{BuildError, unix_nanos};
+use crate::scope::unix_nanos;
 use crate::spool::{Class, Parcel};
 
 const METRICS: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
@@ -43,10 +44,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const SPANS: usize = 2048;
 
 /// A checked address of a collector.
-pub(crate) fn endpoint(url: &str) -> Result<Endpoint, BuildError> {
-    Endpoint::from_shared(url.to_owned())
-        .map(|endpoint| endpoint.connect_timeout(CONNECT))
-        .map_err(|source| BuildError::Url { url: url.to_owned(), source })
+pub(crate) fn endpoint(url: &str, credentials: &Credentials) -> Result<Endpoint, ConnectError> {
+    Ok(connect::endpoint(url, credentials)?.connect_timeout(CONNECT))
 }
 
 /// What one export carries.
@@ -86,9 +85,8 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    /// Connects when first used, and again whenever the connection is lost.
-    pub(crate) fn new(endpoint: &Endpoint, resource: &Resource) -> Self {
-        let channel = endpoint.connect_lazy();
+    /// Over a connection that is made when first used, and again whenever it is lost.
+    pub(crate) fn new(channel: Connection, resource: &Resource) -> Self {
         let (name, boot) = (resource.host.parse().ok(), resource.instance.as_str().into());
         let last_packed = unix_nanos(SystemTime::now());
         Self { channel, name, boot, sequence: 0, running: None, exported: 0, failed: 0, last_packed }

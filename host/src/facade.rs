@@ -13,9 +13,11 @@ use metrics::{
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
-use opentelemetry_otlp::WithExportConfig;
+use opentelemetry_otlp::WithTonicConfig;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use sandscope_proto::connect::Credentials;
 use sandscope_proto::otlp::Resource;
+use tonic::transport::Endpoint;
 
 /// Time between exports of the facade's metrics.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -39,13 +41,19 @@ impl Facade {
 }
 
 /// Installs the recorder. To be called inside the runtime that drives the exporter's connection.
-pub(crate) fn install(url: Option<&str>, resource: &Resource) -> Result<Facade, Installed> {
+pub(crate) fn install(
+    collector: Option<(&Endpoint, &Credentials)>,
+    resource: &Resource,
+) -> Result<Facade, Installed> {
     let resource = opentelemetry_sdk::Resource::builder_empty()
         .with_attributes(resource.attributes().map(|(key, value)| KeyValue::new(key, value.to_owned())))
         .build();
     let mut provider = SdkMeterProvider::builder().with_resource(resource);
-    let exporter =
-        url.map(|url| opentelemetry_otlp::MetricExporter::builder().with_tonic().with_endpoint(url).build());
+    let exporter = collector.map(|(endpoint, credentials)| {
+        let exporter = opentelemetry_otlp::MetricExporter::builder().with_tonic();
+        let exporter = exporter.with_metadata(credentials.headers().metadata());
+        exporter.with_channel(endpoint.connect_lazy()).build()
+    });
     if let Some(Ok(exporter)) = exporter {
         provider = provider.with_reader(PeriodicReader::builder(exporter).with_interval(INTERVAL).build());
     }

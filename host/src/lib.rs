@@ -82,6 +82,7 @@ pub use sampler::Unavailable;
 #[doc(hidden)]
 pub use sampler::in_handler;
 pub use sandscope_model::{ModuleId, WorkloadId};
+pub use sandscope_proto::connect::{ConnectError, Credentials};
 pub use sandscope_proto::start::{Cache as StartCache, Phase as StartPhase};
 pub use scope::{BuildError, Builder, Clock, ENGINE_VERSION, Sandscope, Warning};
 pub use shape::CoreModule;

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sandscope_model::WorkloadId;
+use sandscope_proto::connect::{ConnectError, Credentials};
 use sandscope_proto::otlp::Resource;
 use tokio::sync::mpsc;
 use wasmtime::{Engine, EngineWeak};
@@ -36,14 +37,9 @@ const COMMANDS: usize = 1024;
 /// Why [`Builder::build`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The collector's address is no URL.
-    #[error("parse the collector's address {url:?}")]
-    Url {
-        /// As given.
-        url: String,
-        /// Why.
-        source: tonic::transport::Error,
-    },
+    /// The collector's address is no URL, or what is to be shown there cannot be used.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The recording could not be created.
     #[error("create the recording {}", path.display())]
     Recording {
@@ -180,6 +176,7 @@ pub struct Builder {
     pub(crate) hz: f64,
     pub(crate) otlp: Option<String>,
     pub(crate) spool: SpoolSettings,
+    pub(crate) credentials: Credentials,
     pub(crate) interval: Duration,
     pub(crate) record: Option<PathBuf>,
     pub(crate) facade: bool,
@@ -230,6 +227,13 @@ impl Builder {
     /// Where telemetry waits for a collector that does not answer, and how much of it. Default 32 MiB in memory.
     pub fn spool(mut self, settings: SpoolSettings) -> Self {
         self.spool = settings;
+        self
+    }
+
+    /// What is shown to the collector, and which certificates it may have. Default nothing, and the system's roots for
+    /// an `https` address.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = credentials;
         self
     }
 
@@ -478,6 +482,7 @@ impl Sandscope {
             hz: 99.0,
             otlp: None,
             spool: SpoolSettings::default(),
+            credentials: Credentials::default(),
             interval: Duration::from_secs(10),
             record: None,
             facade: false,

@@ -3,6 +3,7 @@
 //! Only this crate and the generated code know protobuf shapes of peers; what a peer sent becomes a model
 //! type here, or an error that says which field was wrong.
 
+pub mod connect;
 pub mod metric;
 pub mod otlp;
 pub mod stacks;

@@ -5,6 +5,7 @@
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -297,13 +298,14 @@ fn a_capture_is_what_was_asked_for() {
     let args = ["serve", "--addr", "127.0.0.1:0", "--socket", socket.to_str().unwrap(), "--no-recordings"];
     let (_server, line) = Background::start(&[&args[..], &[guest.to_str().unwrap()]].concat(), "serving");
     let address = line.rsplit("http://").next().unwrap().trim().to_owned();
+    let enough = Arc::new(AtomicBool::new(false));
+    let asked_enough = enough.clone();
     let asking = std::thread::spawn(move || {
-        for _ in 0..60 {
+        while !asked_enough.load(Ordering::Relaxed) {
             use std::io::Write;
             let mut stream = std::net::TcpStream::connect(&address).unwrap();
             stream.write_all(b"GET /me HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
             stream.read_to_end(&mut Vec::new()).unwrap();
-            std::thread::sleep(Duration::from_millis(50));
         }
     });
     let capture = |workload: &str, flags: &[&str]| {
@@ -338,6 +340,7 @@ fn a_capture_is_what_was_asked_for() {
             .unwrap();
         assert!(samples > 0 || hz < 100.0);
     }
+    enough.store(true, Ordering::Relaxed);
     asking.join().unwrap();
     let recording = open(&out);
     assert!(why(&recording).starts_with("capture, in session@"), "{}", why(&recording));

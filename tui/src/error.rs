@@ -20,6 +20,9 @@ pub enum TuiError {
         /// As given.
         url: String,
     },
+    /// What is to be shown to the collector cannot be used.
+    #[error(transparent)]
+    Credentials(sandscope_proto::connect::ConnectError),
     /// The collector did not answer in the whole time given.
     #[error("reach the collector at {url}: {reason}")]
     Unreachable {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sandscope_model::SampleKind;
+use sandscope_proto::connect::Credentials;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
@@ -69,7 +70,7 @@ pub struct TopFunction {
 pub async fn collect_for(query_url: &str, duration: Duration) -> Result<Headless, TuiError> {
     let until = Instant::now() + duration;
     let (rows, pipeline) = watch_until(query_url, until).await?;
-    let collector = Collector::new(query_url)?;
+    let collector = Collector::new(query_url, &Credentials::default())?;
     let book = Book::default();
     let mut workloads = Vec::new();
     for row in rows.iter().take(MAX_WORKLOADS) {
@@ -82,7 +83,7 @@ pub async fn collect_for(query_url: &str, duration: Duration) -> Result<Headless
 }
 
 async fn watch_until(url: &str, until: Instant) -> Result<(Vec<Row>, Option<Pipeline>), TuiError> {
-    let mut source = live::start(url)?;
+    let mut source = live::start(url, &Credentials::default())?;
     let mut rows = std::collections::BTreeMap::new();
     let (mut account, mut answered, mut failed) = (None, false, String::new());
     while let Ok(delta) = timeout_at(until, source.deltas.recv()).await {

@@ -5,6 +5,7 @@ mod terminal;
 
 use std::time::{Duration, Instant};
 
+use sandscope_proto::connect::Credentials;
 use sandscope_recording::Recording;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -28,6 +29,8 @@ pub struct TopOptions {
     pub query_url: String,
     /// What the title calls it; usually the same.
     pub title: String,
+    /// What is shown to the collector.
+    pub credentials: Credentials,
 }
 
 /// The terminal UI over a collector, until the user quits or a signal ends it.
@@ -36,7 +39,7 @@ pub struct TopOptions {
 /// If there is no terminal, or the address is none. A collector that is not there is no error: the screen
 /// says so until it is.
 pub async fn top(options: TopOptions) -> Result<(), TuiError> {
-    let source = live::start(&options.query_url)?;
+    let source = live::start(&options.query_url, &options.credentials)?;
     show(State::new(&options.title, Link::Connecting), source).await
 }
 

@@ -1,6 +1,7 @@
 //! The flags, as clap sees them. Nothing here decides anything.
 
 mod collect;
+mod reach;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use crate::values::{
 };
 
 pub use collect::{CollectArgs, LogFull};
+pub use reach::{HostReach, Reach};
 
 /// Observability and debugging for sandboxed (WebAssembly) workloads.
 #[derive(Debug, Parser)]
@@ -38,7 +40,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  sandscope capture --workload session --for 10s -o session.mcap")]
     Capture(CaptureArgs),
     /// Start a collector.
-    #[command(after_help = "Example:\n  sandscope collect --otlp-listen 127.0.0.1:4317")]
+    #[command(after_help = "Example:\n  sandscope collect --config collector.toml")]
     Collect(CollectArgs),
     /// Watch a collector in the terminal.
     #[command(after_help = "Example:\n  sandscope top --connect http://127.0.0.1:4320")]
@@ -93,6 +95,8 @@ pub struct Identity {
     /// A collector's OTLP/gRPC address.
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp: Option<String>,
+    #[command(flatten)]
+    pub reach: HostReach,
     /// Directory where telemetry waits for a collector that does not answer, also beyond the end of this host; in memory
     /// without one. One host uses it at a time.
     #[arg(long, value_name = "DIR")]
@@ -341,6 +345,8 @@ pub struct TopArgs {
     /// The collector's query address.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4320")]
     pub connect: String,
+    #[command(flatten)]
+    pub reach: Reach,
 }
 
 #[derive(Debug, Args)]
@@ -510,12 +516,16 @@ pub enum SymbolsCommand {
         /// Keep code and data too.
         #[arg(long)]
         with_code: bool,
+        #[command(flatten)]
+        reach: Reach,
     },
     /// What is kept: id and size in bytes.
     List {
         /// A directory or a collector's HTTP address.
         #[arg(long, value_name = "DIR|URL")]
         from: Option<String>,
+        #[command(flatten)]
+        reach: Reach,
     },
     /// Get debug info back.
     Fetch {
@@ -527,6 +537,8 @@ pub enum SymbolsCommand {
         /// A directory or a collector's HTTP address.
         #[arg(long, value_name = "DIR|URL")]
         from: Option<String>,
+        #[command(flatten)]
+        reach: Reach,
     },
 }
 

@@ -1,52 +1,60 @@
 //! `sandscope collect`: the collector.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use sandscope_collector::log::{Recovery, Settings, WhenFull};
-use sandscope_collector::{BindError, Collector, Config};
+use sandscope_collector::access::Access;
+use sandscope_collector::log::Recovery;
+use sandscope_collector::{Collector, Config};
 
-use crate::args::{CollectArgs, LogFull};
+use crate::args::CollectArgs;
+use crate::config::{Resolved, resolve};
 use crate::problem::{Problem, chain};
+
+/// Prints what is in force.
+pub fn explain(args: &CollectArgs) -> Result<ExitCode, Problem> {
+    let resolved = resolve(args)?;
+    resolved.lines.iter().for_each(|line| println!("{line}"));
+    resolved.check()?;
+    Ok(ExitCode::SUCCESS)
+}
 
 /// Collects until Ctrl-C or SIGTERM.
 pub fn collect(args: &CollectArgs) -> Result<ExitCode, Problem> {
-    let when_full = match args.log_full {
-        LogFull::Refuse => WhenFull::Refuse,
-        LogFull::DropOldest => WhenFull::DropOldest,
-    };
-    let config = Config {
-        otlp: args.otlp_listen,
-        otlp_http: args.otlp_http_listen,
-        query: args.query_listen,
-        http: args.http_listen,
-        data: args.data.clone(),
-        log: Settings::new(args.log_size as u64, args.log_age, when_full),
-        ..Config::default()
-    };
+    if args.check {
+        return explain(args);
+    }
+    let resolved = resolve(args)?;
+    let config = resolved.config.clone();
     crate::runtime()?.block_on(async {
-        let collector = Collector::bind(config).await.map_err(|error| {
-            Problem::usage(chain(&error)).next(match error {
-                BindError::Log(_) => "Choose another directory with --data.",
-                BindError::Otlp { .. }
-                | BindError::OtlpHttp { .. }
-                | BindError::Query { .. }
-                | BindError::Http { .. } => {
-                    "Choose others with --otlp-listen, --otlp-http-listen, --query-listen and --http-listen."
-                }
-            })
-        })?;
-        eprintln!("sandscope: OTLP/gRPC on {}, queries on {}", collector.otlp_addr(), collector.query_addr());
-        eprintln!("  OTLP/HTTP on {} for SDKs and agents", collector.otlp_http_addr());
-        eprintln!("  debug info: sandscope symbols push FILE --to http://{}", collector.http_addr());
-        eprintln!("  watch it: sandscope top --connect http://{}", collector.query_addr());
-        eprintln!("  send to it: sandscope run --otlp http://{} guest.wasm", collector.otlp_addr());
-        match &args.data {
-            Some(data) => eprintln!("  log: {}{}", data.display(), found(collector.recovery())),
-            None => eprintln!("  log: in memory, because there is no home directory; choose one with --data"),
-        }
+        let bound = Collector::bind(config.clone()).await;
+        let collector = bound.map_err(|error| resolved.problem(&error))?;
+        // Before anybody learns that it runs: a signal that nobody waits for would end it.
+        reload(args.clone(), collector.access());
+        greet(&collector, &resolved);
         collector.run(interrupted()).await.map_err(|error| Problem::internal(chain(&error)))
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn greet(collector: &Collector, resolved: &Resolved) {
+    let Config { access, data, .. } = &resolved.config;
+    let scheme = if access.tls.is_some() { "https" } else { "http" };
+    let addrs =
+        [&resolved.config.otlp, &resolved.config.otlp_http, &resolved.config.query, &resolved.config.http];
+    let is_beyond = addrs.iter().any(|addr| !addr.ip().is_loopback());
+    if is_beyond && (access.tls.is_none() || access.credentials.is_empty()) {
+        eprintln!("sandscope: WARNING: --insecure: whoever reaches this collector may do everything with it");
+    }
+    eprintln!("sandscope: OTLP/gRPC on {}, queries on {}", collector.otlp_addr(), collector.query_addr());
+    eprintln!("  OTLP/HTTP on {} for SDKs and agents", collector.otlp_http_addr());
+    eprintln!("  debug info: sandscope symbols push FILE --to {scheme}://{}", collector.http_addr());
+    eprintln!("  watch it: sandscope top --connect {scheme}://{}", collector.query_addr());
+    eprintln!("  send to it: sandscope run --otlp {scheme}://{} guest.wasm", collector.otlp_addr());
+    match data {
+        Some(data) => eprintln!("  log: {}{}", data.display(), found(collector.recovery())),
+        None => eprintln!("  log: in memory, because there is no home directory; choose one with --data"),
+    }
 }
 
 /// What there was, if it is worth a word.
@@ -60,6 +68,33 @@ fn found(recovery: Recovery) -> String {
         text += &format!(", {torn} unfinished bytes at the end");
     }
     text
+}
+
+/// Reads credentials and certificates again at each SIGHUP, while the runtime lasts. What cannot be read leaves
+/// everything as it was.
+fn reload(args: CollectArgs, access: Arc<Access>) {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                let read = resolve(&args).and_then(|resolved| {
+                    let reloaded = access.reload(&resolved.config.access);
+                    reloaded.map_err(|error| resolved.problem(&error.into()))
+                });
+                match read {
+                    Ok(()) => eprintln!("sandscope: credentials and certificates are read again"),
+                    Err(problem) => {
+                        problem.print();
+                        eprintln!("sandscope: credentials and certificates stay as they were");
+                    }
+                }
+            }
+        });
+    }
+    #[cfg(not(unix))]
+    let _ = (args, access);
 }
 
 /// Ctrl-C or SIGTERM.

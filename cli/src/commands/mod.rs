@@ -58,7 +58,7 @@ pub fn scope(
         })
         .on_warning(|warning| eprintln!("sandscope: {}", visible(&warning.to_string())));
     if let Some(url) = &identity.otlp {
-        builder = builder.otlp(url);
+        builder = builder.otlp(url).credentials(identity.reach.credentials()?);
     }
     if let Some(path) = &identity.record {
         builder = builder.record(path);

@@ -5,26 +5,33 @@ use std::process::ExitCode;
 
 use sandscope_model::ModuleId;
 
-use crate::args::{SymbolsArgs, SymbolsCommand};
+use crate::args::{Reach, SymbolsArgs, SymbolsCommand};
 use crate::problem::Problem;
 use crate::store::Store;
 
 /// Does what the subcommand says.
 pub fn symbols(args: &SymbolsArgs) -> Result<ExitCode, Problem> {
     match &args.command {
-        SymbolsCommand::Push { files, to, with_code } => push(files, to.as_deref(), *with_code)?,
-        SymbolsCommand::List { from } => {
-            for held in Store::at(from.as_deref())?.list()? {
+        SymbolsCommand::Push { files, to, with_code, reach } => {
+            push(files, &store(to.as_deref(), reach)?, *with_code)?;
+        }
+        SymbolsCommand::List { from, reach } => {
+            for held in store(from.as_deref(), reach)?.list()? {
                 println!("{} {}", held.id, held.size);
             }
         }
-        SymbolsCommand::Fetch { id, output, from } => fetch(id, output.as_deref(), from.as_deref())?,
+        SymbolsCommand::Fetch { id, output, from, reach } => {
+            fetch(id, output.as_deref(), &store(from.as_deref(), reach)?)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn push(files: &[PathBuf], to: Option<&str>, with_code: bool) -> Result<(), Problem> {
-    let store = Store::at(to)?;
+fn store(place: Option<&str>, reach: &Reach) -> Result<Store, Problem> {
+    Ok(Store::at(place, reach.credentials()?)?)
+}
+
+fn push(files: &[PathBuf], store: &Store, with_code: bool) -> Result<(), Problem> {
     for path in files {
         let name = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|error| Problem::usage(format!("read {name}: {error}")))?;
@@ -43,11 +50,11 @@ fn blank(name: &str, bytes: &[u8]) -> Result<Vec<u8>, Problem> {
     })
 }
 
-fn fetch(id: &str, output: Option<&Path>, from: Option<&str>) -> Result<(), Problem> {
+fn fetch(id: &str, output: Option<&Path>, store: &Store) -> Result<(), Problem> {
     let id = ModuleId::parse(id).ok_or_else(|| {
         Problem::usage(format!("understand the id {id:?}")).next("An id is hexadecimal, as `list` prints it.")
     })?;
-    let bytes = Store::at(from)?.fetch(&id)?.ok_or_else(|| {
+    let bytes = store.fetch(&id)?.ok_or_else(|| {
         Problem::usage(format!("find debug info of {id}"))
             .next("Push it with `sandscope symbols push`, or name another store with --from.")
     })?;

@@ -12,7 +12,11 @@ use crate::problem::{Problem, chain};
 
 /// Watches a collector.
 pub fn top(args: &TopArgs) -> Result<ExitCode, Problem> {
-    let options = sandscope_tui::TopOptions { query_url: args.connect.clone(), title: args.connect.clone() };
+    let options = sandscope_tui::TopOptions {
+        query_url: args.connect.clone(),
+        title: args.connect.clone(),
+        credentials: args.reach.credentials()?,
+    };
     crate::runtime()?.block_on(sandscope_tui::top(options)).map_err(|error| {
         Problem::usage(chain(&error)).next("Run it in a terminal; see `sandscope top --help`.")
     })?;

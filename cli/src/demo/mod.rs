@@ -78,7 +78,11 @@ async fn run(args: &DemoArgs, guests: &Path) -> Result<ExitCode, Problem> {
 }
 
 async fn terminal(args: &DemoArgs, query: String) -> Result<ExitCode, Problem> {
-    let options = sandscope_tui::TopOptions { query_url: query, title: "demo".to_owned() };
+    let options = sandscope_tui::TopOptions {
+        query_url: query,
+        title: "demo".to_owned(),
+        credentials: sandscope_host::Credentials::default(),
+    };
     let deadline = async {
         match args.duration {
             Some(duration) => tokio::time::sleep(duration).await,

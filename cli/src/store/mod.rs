@@ -2,11 +2,13 @@
 //! A file is found under its build id, or the hash of the file if it has none, and under the hash of its code. What
 //! goes in or comes out under an id is checked to have that id; see [`FileIds`].
 
+mod connection;
 mod directory;
 mod remote;
 
 use std::path::PathBuf;
 
+use sandscope_host::Credentials;
 use sandscope_model::{FileIds, ModuleId};
 use sandscope_proto::MAX_DEBUG_INFO;
 
@@ -57,7 +59,7 @@ pub enum StoreError {
         place: String,
     },
     /// The address is none of ours.
-    #[error("understand the address {url}: only http:// and a host are known")]
+    #[error("understand the address {url}: http:// or https:// and a host are known")]
     Address {
         /// As it was given.
         url: String,
@@ -101,13 +103,13 @@ pub enum Store {
 }
 
 impl Store {
-    /// A collector if it looks like a URL, else a directory; by default the user's.
+    /// A collector if it looks like a URL, which is shown the credentials, else a directory; by default the user's.
     ///
     /// # Errors
     /// A URL that is not understood.
-    pub fn at(place: Option<&str>) -> Result<Self, StoreError> {
+    pub fn at(place: Option<&str>, credentials: Credentials) -> Result<Self, StoreError> {
         Ok(match place {
-            Some(url) if url.contains("://") => Self::Remote(Remote::new(url)?),
+            Some(url) if url.contains("://") => Self::Remote(Remote::new(url, credentials)?),
             Some(path) => Self::Directory(Directory::new(path.into())),
             None => Self::Directory(Directory::of_user()),
         })

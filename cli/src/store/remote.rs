@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
+use sandscope_host::Credentials;
 use sandscope_model::{FileIds, ModuleId};
 use sandscope_proto::MAX_DEBUG_INFO;
-use tokio::net::TcpStream;
 
-use super::{Held, StoreError, check};
+use super::{Held, StoreError, check, connection};
 
 /// Longest time for a request with its answer.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -23,22 +23,27 @@ pub struct Remote {
     url: String,
     host: String,
     port: u16,
+    is_tls: bool,
+    credentials: Credentials,
 }
 
 impl Remote {
     /// Understands an address; nothing is sent yet.
     ///
     /// # Errors
-    /// What is not `http://HOST[:PORT]`.
-    pub fn new(url: &str) -> Result<Self, StoreError> {
+    /// What is not `http://HOST[:PORT]` or `https://HOST[:PORT]`.
+    pub fn new(url: &str, credentials: Credentials) -> Result<Self, StoreError> {
         let unknown = || StoreError::Address { url: url.to_owned() };
         let uri: Uri = url.parse().map_err(|_| unknown())?;
-        let is_plain = uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/");
-        let host = uri.host().filter(|_| is_plain).ok_or_else(unknown)?;
+        let is_tls = uri.scheme_str() == Some("https");
+        let is_ours = (is_tls || uri.scheme_str() == Some("http")) && matches!(uri.path(), "" | "/");
+        let host = uri.host().filter(|_| is_ours).ok_or_else(unknown)?;
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
             host: host.trim_matches(['[', ']']).to_owned(),
             port: uri.port_u16().unwrap_or(PORT),
+            is_tls,
+            credentials,
         })
     }
 
@@ -112,11 +117,17 @@ impl Remote {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        let tls = self.is_tls.then_some(&self.credentials);
+        let stream = connection::connect(&self.host, self.port, tls).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // What ends it shows in the answer.
         tokio::spawn(connection);
-        let request = Request::builder()
+        let headers = self.credentials.headers();
+        let mut request = Request::builder();
+        if let Some(value) = headers.authorization() {
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let request = request
             .method(method)
             .uri(path)
             .header(header::HOST, format!("{}:{}", self.host, self.port))

@@ -62,18 +62,28 @@ impl Key {
 
 /// Which rows are asked for.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Selected(Selection);
+pub(crate) struct Selected {
+    selection: Selection,
+    /// Regions that the one who asks may see; `None` is all.
+    regions: Option<Vec<String>>,
+}
 
 impl Selected {
     pub(crate) fn new(selection: Option<Selection>) -> Self {
-        Self(selection.unwrap_or_default())
+        Self { selection: selection.unwrap_or_default(), regions: None }
+    }
+
+    /// Of these regions only.
+    pub(crate) fn within(self, regions: Option<Vec<String>>) -> Self {
+        Self { regions, ..self }
     }
 
     pub(crate) fn matches(&self, key: &Key) -> bool {
         let is = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
-        is(&self.0.region, &key.region)
-            && is(&self.0.workload, &key.workload)
-            && is(&self.0.version, &key.version)
+        is(&self.selection.region, &key.region)
+            && is(&self.selection.workload, &key.workload)
+            && is(&self.selection.version, &key.version)
+            && self.regions.as_ref().is_none_or(|regions| regions.iter().any(|one| **one == *key.region))
     }
 }
 

@@ -88,6 +88,11 @@ impl<F: DiskFile> Cursors<F> {
         self.positions.get(name).copied()
     }
 
+    /// All of them, by name.
+    pub(super) fn all(&self) -> Vec<(String, Position)> {
+        self.positions.iter().map(|(name, position)| (name.clone(), *position)).collect()
+    }
+
     /// Before this, no consumer needs anything.
     pub(super) fn slowest(&self) -> Position {
         self.positions.values().min().copied().unwrap_or(Position::END)

@@ -68,9 +68,9 @@ pub struct Entry {
     pub received_unix_nano: u64,
     /// Given by our hosts; others send none.
     pub key: Option<Key>,
-    /// The region that the sender claimed; empty until senders are authenticated.
+    /// The region of what names none: the only one that the sender's credential allows. Empty without.
     pub region: Box<str>,
-    /// The tenant that the sender claimed; empty until senders are authenticated.
+    /// The tenant of all of it: the only one that the sender's credential allows. Empty without.
     pub tenant: Box<str>,
     /// Protobuf.
     pub payload: Bytes,

@@ -108,8 +108,22 @@ pub trait Log: Send + Sync {
     /// Records that were dropped to make room before every consumer had read them.
     fn dropped(&self) -> u64;
 
+    /// How much it holds, and how far behind its consumers are.
+    fn figures(&self) -> Figures;
+
     /// Finishes what waits and takes nothing more.
     async fn stop(&self);
+}
+
+/// What a log holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// All segments, in bytes.
+    pub bytes: u64,
+    /// Records, those that were lost to damage included.
+    pub records: u64,
+    /// By consumer: records that it has yet to read.
+    pub lag: Vec<(String, u64)>,
 }
 
 const SUFFIX: &str = ".segment";

@@ -1,5 +1,6 @@
 //! Where a record stands, what was lost, and which segments there are.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -58,6 +59,15 @@ impl Extent {
 
     pub(super) fn end(&self) -> Position {
         Position { segment: self.number, offset: self.end, ordinal: self.records }
+    }
+
+    /// Records at a position and behind it.
+    pub(super) fn records_from(&self, position: Position) -> u64 {
+        match position.segment.cmp(&self.number) {
+            Ordering::Less => self.records.into(),
+            Ordering::Equal => self.records.saturating_sub(position.ordinal).into(),
+            Ordering::Greater => 0,
+        }
     }
 
     pub(super) fn start(&self) -> Position {

@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::Log;
 use super::cursors::{CursorError, Cursors};
 use super::disk::{Directory, Disk};
 use super::entry::{Entry, MAX_PAYLOAD, Prepared};
@@ -21,6 +20,7 @@ use super::position::{Extent, Index, Position};
 use super::read::{Page, ReadError, read};
 use super::settings::Settings;
 use super::store::{Appended, Store};
+use super::{Figures, Log};
 
 /// Requests that may wait.
 const WAITING: usize = 4096;
@@ -58,8 +58,12 @@ pub struct SegmentLog {
     index: Arc<Index>,
     recovery: Recovery,
     dropped: Arc<AtomicU64>,
+    consumers: Consumers,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// Where consumers are, for those who only look.
+type Consumers = Arc<Mutex<Vec<(String, Position)>>>;
 
 impl SegmentLog {
     /// Opens the log of a directory, made if it is not there, and checks every record. Takes a second for a few GiB.
@@ -87,11 +91,13 @@ impl SegmentLog {
         let opened = open(&*disk, settings.boots)?;
         let recovery = opened.recovery;
         let (above, released) = (cursors.last_segment(), cursors.slowest());
+        let consumers: Consumers = Arc::new(Mutex::new(cursors.all()));
         let store = Store::new(disk.clone(), settings, opened, above, released, seed());
         let index = store.index();
         let (requests, waiting) = mpsc::sync_channel(WAITING);
         let dropped = Arc::new(AtomicU64::new(0));
-        let mut writer = Writer { store, cursors, dropped: dropped.clone() };
+        let mut writer =
+            Writer { store, cursors, dropped: dropped.clone(), consumers: Arc::clone(&consumers) };
         let thread = std::thread::Builder::new()
             .name("sandscope-log".to_owned())
             .spawn(move || writer.run(&waiting))
@@ -104,6 +110,7 @@ impl SegmentLog {
             index,
             recovery,
             dropped,
+            consumers,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -176,6 +183,17 @@ impl Log for SegmentLog {
         self.dropped.load(Relaxed)
     }
 
+    fn figures(&self) -> Figures {
+        let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let extents = self.index.lock();
+        let unread = |from: Position| extents.iter().map(|extent| extent.records_from(from)).sum();
+        Figures {
+            bytes: extents.iter().map(|extent| u64::from(extent.end)).sum(),
+            records: unread(Position::OLDEST),
+            lag: consumers.into_iter().map(|(name, position)| (name, unread(position))).collect(),
+        }
+    }
+
     async fn stop(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let requests = self.requests.clone();
@@ -197,6 +215,7 @@ struct Writer<D: Disk> {
     store: Store<D>,
     cursors: Cursors<D::File>,
     dropped: Arc<AtomicU64>,
+    consumers: Consumers,
 }
 
 impl<D: Disk> Writer<D> {
@@ -249,6 +268,7 @@ impl<D: Disk> Writer<D> {
 
     fn advance(&mut self, consumer: &str, to: Position) -> Result<(), CursorError> {
         self.cursors.set(consumer, to)?;
+        *self.consumers.lock().unwrap_or_else(PoisonError::into_inner) = self.cursors.all();
         self.store.release(self.cursors.slowest());
         Ok(())
     }

@@ -3,6 +3,8 @@
 // Each test program uses its own part of this.
 #![allow(dead_code, reason = "shared by test programs that each use a part")]
 
+pub mod pki;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -27,6 +27,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use sandscope_model::{ModuleId, SampleKind, WorkloadId};
+use sandscope_proto::connect::connect;
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otlp::{MetricBatch, Point, PointValue, SpanBatch};
 use tokio::sync::mpsc;
@@ -123,7 +124,8 @@ pub(crate) fn start(
     settings: Builder,
 ) -> Result<JoinHandle<()>, BuildError> {
     let recorder = settings.record.as_deref().map(|path| Recorder::create(path, &shared)).transpose()?;
-    let endpoint = settings.otlp.as_deref().map(crate::export::endpoint).transpose()?;
+    let endpoint = |url| crate::export::endpoint(url, &settings.credentials);
+    let endpoint = settings.otlp.as_deref().map(endpoint).transpose()?;
     let spool = Spool::open(&settings.spool).unwrap_or_else(|error| {
         let path = settings.spool.directory.clone().unwrap_or_default();
         (settings.on_warning)(&Warning::Spool { path, reason: chain(&error) });
@@ -139,12 +141,14 @@ pub(crate) fn start(
                 Err(_) => return,
             };
             runtime.block_on(async move {
-                let exporter = endpoint.map(|endpoint| Exporter::new(&endpoint, &shared.resource));
+                let collector = endpoint.as_ref().map(|endpoint| (endpoint, &settings.credentials));
+                let exporter = collector.map(|(endpoint, credentials)| {
+                    Exporter::new(connect(endpoint, credentials), &shared.resource)
+                });
                 let agent =
                     exporter.as_ref().map(|exporter| agent::spawn(exporter.channel(), &shared.resource));
                 let (agent, agent_done) = agent.unzip();
-                let facade =
-                    settings.facade.then(|| facade::install(settings.otlp.as_deref(), &shared.resource));
+                let facade = settings.facade.then(|| facade::install(collector, &shared.resource));
                 let facade = match facade {
                     Some(Ok(facade)) => Some(facade),
                     Some(Err(facade::Installed)) => {

@@ -6,10 +6,10 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use sandscope_model::{ModuleId, Profile, SampleKind};
+use sandscope_proto::connect::{ConnectError, Connection, Credentials, connect, endpoint};
 use sandscope_proto::query::query_client::QueryClient;
 use sandscope_proto::stacks::{StackDecoder, StackError};
 use sandscope_proto::{MAX_DEBUG_INFO, MAX_MESSAGE, query as wire};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 use crate::data::{Delta, Pipeline, Row, RowKey, Shown};
@@ -44,17 +44,20 @@ impl From<Status> for QueryError {
 /// A client of one collector. Clones share the connection, which is made when it is first needed.
 #[derive(Clone)]
 pub struct Collector {
-    client: QueryClient<Channel>,
+    client: QueryClient<Connection>,
 }
 
 impl Collector {
     /// A client of `host:port` or a URL.
     ///
     /// # Errors
-    /// If that is none.
-    pub fn new(url: &str) -> Result<Self, TuiError> {
+    /// If that is none, or the credentials cannot be used.
+    pub fn new(url: &str, credentials: &Credentials) -> Result<Self, TuiError> {
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-        let endpoint = Endpoint::from_shared(full).map_err(|_| TuiError::Address { url: url.to_owned() })?;
+        let endpoint = endpoint(&full, credentials).map_err(|error| match error {
+            ConnectError::Url { .. } => TuiError::Address { url: url.to_owned() },
+            error => TuiError::Credentials(error),
+        })?;
         if endpoint.uri().authority().is_none() {
             return Err(TuiError::Address { url: url.to_owned() });
         }
@@ -63,7 +66,7 @@ impl Collector {
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(true);
-        let client = QueryClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE);
+        let client = QueryClient::new(connect(&endpoint, credentials)).max_decoding_message_size(MAX_MESSAGE);
         Ok(Self { client })
     }
 
@@ -227,10 +230,13 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _inside = runtime.enter();
         for good in ["127.0.0.1:4320", "http://localhost:4320", "http://[::1]:4320"] {
-            assert!(Collector::new(good).is_ok(), "{good}");
+            assert!(Collector::new(good, &Credentials::default()).is_ok(), "{good}");
         }
         for bad in ["", "http://", "not a url", "http://a b"] {
-            assert!(matches!(Collector::new(bad), Err(TuiError::Address { .. })), "{bad:?}");
+            assert!(
+                matches!(Collector::new(bad, &Credentials::default()), Err(TuiError::Address { .. })),
+                "{bad:?}"
+            );
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandscope_model::ModuleId;
+use sandscope_proto::connect::Credentials;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -26,8 +27,8 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// If that is no URL. A collector that is not there is no error: the source says so and tries again.
-pub fn start(url: &str) -> Result<Handle, TuiError> {
-    let collector = Collector::new(url)?;
+pub fn start(url: &str, credentials: &Credentials) -> Result<Handle, TuiError> {
+    let collector = Collector::new(url, credentials)?;
     Ok(Handle::start(|tasks, ends| {
         tasks.spawn(rows(collector.clone(), ends.clone()));
         tasks.spawn(flames(collector, ends));

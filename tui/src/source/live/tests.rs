@@ -42,7 +42,7 @@ async fn names_come_after_the_graph() {
     let guest = guest();
     let samples = guest.profile.samples();
     let server = Server::start(0, guest);
-    let mut source = start(&server.address.to_string()).unwrap();
+    let mut source = start(&server.address.to_string(), &Credentials::default()).unwrap();
     assert_eq!(next(&mut source, rows_of).await, (true, 1));
     source.ask(Some(FlameQuery { key: key(), kind: SampleKind::Cpu, order: Order::Callees }));
     let first = next(&mut source, flame_of).await;
@@ -58,7 +58,7 @@ async fn names_come_after_the_graph() {
 async fn a_lost_collector_is_found_again() {
     let server = Server::start(0, guest());
     let address = server.address;
-    let mut source = start(&format!("http://{address}")).unwrap();
+    let mut source = start(&format!("http://{address}"), &Credentials::default()).unwrap();
     next(&mut source, rows_of).await;
     drop(server);
     let waiting = |delta| match delta {
