@@ -8,7 +8,7 @@ mod tests;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use sandscope_collector::access::{AuditSettings, Proof, Tls};
+use sandscope_collector::access::{AccessError, AuditSettings, Proof, Tls};
 use sandscope_collector::log::{self, WhenFull};
 use sandscope_collector::{BindError, Config, Limits, check};
 
@@ -63,6 +63,9 @@ impl Resolved {
     pub fn problem(&self, error: &BindError) -> Problem {
         let next = match error {
             BindError::Log(_) => "Choose another directory with --data.",
+            BindError::Access(AccessError::Exposed { .. }) => {
+                "docs/COLLECTOR.md says how TLS and credentials are set up; --insecure does without them."
+            }
             BindError::Access(_) => "docs/COLLECTOR.md says how TLS and credentials are set up.",
             BindError::Otlp { .. }
             | BindError::OtlpHttp { .. }
