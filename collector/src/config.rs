@@ -74,7 +74,8 @@ pub struct Limits {
     pub stacks_per_bucket: usize,
     /// How long stacks, silent rows and silent hosts are held.
     pub retention: Duration,
-    /// Debug info, in bytes as it is held (compressed); the least recently used goes first.
+    /// Debug info, in bytes as it is held (compressed), a quarter of the memory limit at most; the least recently used
+    /// goes first.
     pub debug_info_bytes: u64,
     /// Hosts that may be connected with an agent stream.
     pub agents: usize,
@@ -91,7 +92,7 @@ impl Default for Limits {
             flame_bytes: 64 << 20,
             stacks_per_bucket: 4096,
             retention: Duration::from_secs(15 * 60),
-            debug_info_bytes: 512 << 20,
+            debug_info_bytes: 128 << 20,
             agents: 4096,
             watchers: 64,
         }

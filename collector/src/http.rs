@@ -3,9 +3,9 @@
 //! collector's own figures, `/healthz` and `/readyz` say how it is.
 //!
 //! # Security
-//! Reading needs the role `read`, storing `symbols-push`; `/healthz` and `/readyz` are for everybody. What is put under an id must be a module with that
-//! id, and takes the place of what was there. Only `PUT` changes anything, which a page in a browser cannot send to
-//! another origin without being asked.
+//! Reading needs the role `read`, storing `symbols-push`; `/healthz` and `/readyz` are for everybody. What is put under
+//! an id must be a module with that id, and takes the place of what was there. Only `PUT` changes anything, which a
+//! page in a browser cannot send to another origin without being asked.
 
 use std::convert::Infallible;
 use std::io::Read as _;
@@ -174,6 +174,9 @@ impl Server {
     }
 
     async fn put(&self, id: &ModuleId, body: Incoming) -> Answer {
+        if let Some(reason) = self.served.health.memory.pressed() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"));
+        }
         let Ok(_place) = self.uploads.try_acquire() else {
             return text(
                 StatusCode::SERVICE_UNAVAILABLE,

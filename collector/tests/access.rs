@@ -303,7 +303,7 @@ async fn certificates_say_who_sends() {
     // The other end counts when it has seen the end of the handshake.
     let counted = async {
         while running.account.connections_refused()[0].1 < 3 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(PATIENCE, counted).await.expect("three that failed");

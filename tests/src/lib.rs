@@ -44,7 +44,9 @@ pub fn sandscope(args: &[&str]) -> Command {
         // Without a home its log is in memory: tests run many collectors at the same time.
         command.env_remove("XDG_STATE_HOME").env_remove("HOME");
     }
-    for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME", "SANDSCOPE_REGION"] {
+    for name in
+        ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_SERVICE_NAME", "SANDSCOPE_REGION"]
+    {
         command.env_remove(name);
     }
     command

@@ -1,7 +1,8 @@
-//! Collectors that are killed under load, at any moment: what they acknowledged is in their log, once.
+//! Collectors that are killed, or told to stop, under load, at any moment: what they acknowledged is in their log, once.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -46,8 +47,30 @@ impl Sender {
     }
 }
 
-/// Starts a collector, has everybody send, and kills it.
-fn round(data: &Path, senders: &mut [Sender], life: Duration) {
+/// How a collector ends.
+#[derive(Clone, Copy)]
+enum End {
+    Killed,
+    Told,
+}
+
+impl End {
+    fn put(self, collector: &mut std::process::Child) {
+        match self {
+            Self::Killed => {
+                collector.kill().unwrap();
+                collector.wait().unwrap();
+            }
+            Self::Told => {
+                let told = Command::new("kill").arg(collector.id().to_string()).status().unwrap();
+                assert!(told.success() && collector.wait().unwrap().success());
+            }
+        }
+    }
+}
+
+/// Starts a collector, has everybody send, and ends it.
+fn round(data: &Path, senders: &mut [Sender], life: Duration, end: End) {
     let data = ["--data", data.to_str().unwrap()];
     let (mut collector, line) = Background::collector(&data, "OTLP/gRPC on");
     let address = line.split_whitespace().find_map(|word| {
@@ -64,8 +87,7 @@ fn round(data: &Path, senders: &mut [Sender], life: Duration) {
             });
         }
         std::thread::sleep(life);
-        collector.0.kill().unwrap();
-        collector.0.wait().unwrap();
+        end.put(&mut collector.0);
         stop.store(true, Ordering::Relaxed);
     });
 }
@@ -95,12 +117,22 @@ async fn stored(data: &Path) -> BTreeMap<(Box<str>, u64), u32> {
 #[test]
 fn a_killed_collector_keeps_what_it_acknowledged() {
     let times: u64 = std::env::var("SANDSCOPE_KILLS").map_or(20, |times| times.parse().expect("a number"));
+    ends_lose_nothing(times, End::Killed);
+}
+
+/// SIGTERM under load: the collector ends by itself, with success, and has all that it acknowledged.
+#[test]
+fn a_collector_that_is_told_to_stop_keeps_what_it_acknowledged() {
+    ends_lose_nothing(5, End::Told);
+}
+
+fn ends_lose_nothing(times: u64, end: End) {
     let data = tempfile::tempdir().unwrap();
     let mut senders: Vec<Sender> =
         (0..SENDERS).map(|n| Sender { boot: format!("boot-{n}"), acked: 0 }).collect();
     for number in 0..times {
         let random = (std::process::id() as u64 + number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        round(data.path(), &mut senders, Duration::from_millis(50 + random % 400));
+        round(data.path(), &mut senders, Duration::from_millis(50 + random % 400), end);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let found = runtime.block_on(stored(data.path()));

@@ -8,7 +8,7 @@ mod tests;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use sandscope_collector::access::{AuditSettings, Proof, Tls};
+use sandscope_collector::access::{AccessError, AuditSettings, Proof, Tls};
 use sandscope_collector::log::{self, WhenFull};
 use sandscope_collector::{BindError, Config, Limits, check};
 
@@ -63,6 +63,9 @@ impl Resolved {
     pub fn problem(&self, error: &BindError) -> Problem {
         let next = match error {
             BindError::Log(_) => "Choose another directory with --data.",
+            BindError::Access(AccessError::Exposed { .. }) => {
+                "docs/COLLECTOR.md says how TLS and credentials are set up; --insecure does without them."
+            }
             BindError::Access(_) => "docs/COLLECTOR.md says how TLS and credentials are set up.",
             BindError::Otlp { .. }
             | BindError::OtlpHttp { .. }
@@ -141,14 +144,19 @@ fn merge(args: &CollectArgs, file: File, source: Option<Source>) -> Resolved {
         AuditSettings { file, size: chooser.choose("audit.size", None, size, Size(AUDIT_SIZE)).0 }
     });
     for CredentialEntry(mut credential) in credentials {
-        if let Proof::TokenFile(path) = &mut credential.proof {
-            *path = directory.join(&*path);
-        }
+        let shown = match &mut credential.proof {
+            Proof::TokenFile(path) => {
+                *path = directory.join(&*path);
+                format!("token_file {}", path.display())
+            }
+            Proof::Certificate(name) => format!("certificate {name}"),
+        };
         let names =
             |names: &Option<Vec<String>>| names.as_ref().map_or("all".into(), |names| names.join(" "));
         let roles: Vec<&str> = credential.roles.iter().map(|role| role.name()).collect();
         let (regions, tenants) = (names(&credential.scope.regions), names(&credential.scope.tenants));
-        let value = format!("{}: {}; regions {regions}; tenants {tenants}", credential.name, roles.join(" "));
+        let roles = roles.join(" ");
+        let value = format!("{}: {shown}; {roles}; regions {regions}; tenants {tenants}", credential.name);
         chooser.note("credential", value, "file");
         config.access.credentials.push(credential);
     }
