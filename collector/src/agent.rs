@@ -1,7 +1,7 @@
 //! The stream that hosts open: takes their offers and chunks to the store of debug info, and the store's
 //! messages back. What is asked of whom is decided in `debug::store`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,6 +37,8 @@ struct Peer {
     outbox: Outbox,
     /// Told when the host is cut off.
     cut: Arc<Notify>,
+    /// Empty until it has said it.
+    instance: String,
 }
 
 struct Inner {
@@ -102,6 +104,11 @@ impl DebugInfo {
         self.handle(Input::Pushed { id, data, size });
     }
 
+    /// `service.instance.id` of the hosts that are connected.
+    pub(crate) fn instances(&self) -> HashSet<String> {
+        self.lock().hosts.values().map(|peer| peer.instance.clone()).collect()
+    }
+
     /// Takes a host in, if there is room: its id, and what is told when it is cut off.
     fn join(&self, outbox: Outbox) -> Option<(HostId, Arc<Notify>)> {
         let mut inner = self.lock();
@@ -111,7 +118,7 @@ impl DebugInfo {
         inner.next += 1;
         let id = inner.next;
         let cut = Arc::new(Notify::new());
-        inner.hosts.insert(id, Peer { outbox, cut: cut.clone() });
+        inner.hosts.insert(id, Peer { outbox, cut: cut.clone(), instance: String::new() });
         Some((id, cut))
     }
 
@@ -241,7 +248,13 @@ async fn converse(
                 debug.handle(Input::Chunk { host, id, data: chunk.data, last: chunk.last });
             }
             // A later release may say more than we know.
-            Some(host_message::Message::Hello(_)) | None => {}
+            Some(
+                host_message::Message::Hello(_)
+                | host_message::Message::Refused(_)
+                | host_message::Message::Upload(_)
+                | host_message::Message::Piece(_),
+            )
+            | None => {}
         }
     }
     Ok(())

@@ -51,6 +51,11 @@ pub struct Limits {
     pub hosts: usize,
     /// Series of metrics that no row shows.
     pub series: usize,
+    /// Rows and series, as an estimate in bytes; what finds no room is dropped and counted. One boot of a host may take
+    /// a quarter.
+    pub figures_bytes: usize,
+    /// Spans, events, lines and what hosts say of themselves, as an estimate in bytes; whoever has most makes room.
+    pub recent_bytes: usize,
     /// Stacks, as an estimate in bytes; the oldest go first.
     pub flame_bytes: usize,
     /// Distinct stacks of one row and kind within 10 s; what is beyond goes to the frame `[other]`.
@@ -65,12 +70,21 @@ pub struct Limits {
     pub watchers: usize,
 }
 
+impl Limits {
+    /// Bytes that the live state takes at most, whatever comes.
+    pub fn live_bytes(&self) -> usize {
+        self.figures_bytes + self.recent_bytes + self.flame_bytes
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             keys: 10_000,
             hosts: 20_000,
             series: 50_000,
+            figures_bytes: 192 << 20,
+            recent_bytes: 64 << 20,
             flame_bytes: 64 << 20,
             stacks_per_bucket: 4096,
             retention: Duration::from_secs(15 * 60),

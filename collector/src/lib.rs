@@ -31,9 +31,11 @@ pub mod log;
 mod otlp_grpc;
 mod otlp_http;
 mod query;
+mod query_recent;
 mod replay;
 mod server;
 mod state;
+mod state_recent;
 mod unpack;
 
 pub use account::{Account, Dropped};

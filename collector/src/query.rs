@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use prost::Message as _;
-use sandscope_model::{ModuleId, Profile, SampleKind};
+use sandscope_model::{ModuleId, Profile};
 use sandscope_proto::query::query_server::Query;
 use sandscope_proto::query::{
-    DebugInfoChunk, DebugInfoRequest, FlameRequest, FlameResponse, Pipeline, SeriesRequest, SeriesResponse,
-    WatchRequest, WatchUpdate, WorkloadRow,
+    CaptureRequest, CaptureUpdate, DebugInfoChunk, DebugInfoRequest, EventsRequest, EventsResponse,
+    FlameDiffRequest, FlameDiffResponse, FlameRequest, FlameResponse, HostsRequest, HostsResponse,
+    LinesRequest, LinesResponse, Pipeline, RecordingChunk, RecordingRequest, RecordingsRequest,
+    RecordingsResponse, SeriesRequest, SeriesResponse, TraceRequest, TraceResponse, TracesRequest,
+    TracesResponse, WatchRequest, WatchUpdate, WorkloadRow,
 };
 use sandscope_proto::recording::Samples;
 use sandscope_proto::stacks::StackEncoder;
@@ -25,7 +28,8 @@ use tonic::{Request, Response, Status};
 
 use crate::account::Account;
 use crate::agent::DebugInfo;
-use crate::live::{Folded, Key, Selected};
+use crate::live::{FoldSpan, Folded, Key, Selected};
+use crate::query_recent::{self, kind_of, told};
 use crate::state::{Handle, Snapshot, Stopped};
 
 /// Time between updates of rows.
@@ -33,9 +37,9 @@ const UPDATE: Duration = Duration::from_secs(1);
 /// Rows in one update, so that it stays under gRPC's default limit of 4 MiB: a key has at most 1 KiB.
 const ROWS_PER_UPDATE: usize = 2000;
 /// Stacks in one answer.
-const MAX_STACKS: usize = 50_000;
+pub(crate) const MAX_STACKS: usize = 50_000;
 /// Encoded size of one answer of stacks, with room for the rest of the message.
-const MAX_FLAME: usize = MAX_MESSAGE / 4 * 3;
+pub(crate) const MAX_FLAME: usize = MAX_MESSAGE / 4 * 3;
 
 /// The service `sandscope.query.v1.Query`.
 pub(crate) struct QueryService {
@@ -54,14 +58,17 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Query for QueryService {
     type WatchStream = Answers<WatchUpdate>;
     type DebugInfoStream = Answers<DebugInfoChunk>;
+    type CaptureStream = Answers<CaptureUpdate>;
+    type RecordingStream = Answers<RecordingChunk>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let selected = told(Selected::new(request.into_inner().selection), false, false)?;
         let place = Place::take(&self.watchers, self.max_watchers)
             .ok_or_else(|| Status::resource_exhausted("too many streams of rows are open"))?;
         // One update waits while one is on its way; a slow reader then gets the sum of what it missed.
         let (updates, answers) = mpsc::channel(1);
         let watcher = Watcher {
-            selected: Selected::new(request.into_inner().selection),
+            selected,
             state: self.state.clone(),
             debug: self.debug.clone(),
             account: self.account.clone(),
@@ -82,11 +89,11 @@ impl Query for QueryService {
 
     async fn flame(&self, request: Request<FlameRequest>) -> Result<Response<FlameResponse>, Status> {
         let request = request.into_inner();
-        let kind = SampleKind::parse(&request.kind)
-            .ok_or_else(|| Status::invalid_argument("the kind is none of cpu, wall, alloc"))?;
+        let kind = kind_of(&request.kind)?;
         let selection = request.selection.clone().unwrap_or_default();
-        let selected = Selected::new(request.selection);
-        let Folded { profile, hz } = self.state.fold(selected, kind, request.seconds).await?;
+        let selected = told(Selected::new(request.selection), false, true)?;
+        let span = FoldSpan { seconds: request.seconds, age: 0.0 };
+        let Folded { profile, hz } = self.state.fold(selected, kind, span).await?;
         let (mut samples, truncated) = encode(&profile);
         kind.name().clone_into(&mut samples.kind);
         samples.hz = hz;
@@ -117,13 +124,61 @@ impl Query for QueryService {
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<Response<SeriesResponse>, Status> {
         let request = request.into_inner();
-        let mut response = self.state.series(request.name, Selected::new(request.selection)).await?;
+        let mut response = {
+            let selected = told(Selected::new(request.selection), false, false)?;
+            self.state.series(request.name, selected).await?
+        };
         while response.encoded_len() > MAX_FLAME {
             let half = response.points.len() / 2;
             response.truncated += (response.points.len() - half) as u64;
             response.points.truncate(half);
         }
         Ok(Response::new(response))
+    }
+
+    async fn flame_diff(
+        &self,
+        request: Request<FlameDiffRequest>,
+    ) -> Result<Response<FlameDiffResponse>, Status> {
+        query_recent::flame_diff(&self.state, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn traces(&self, request: Request<TracesRequest>) -> Result<Response<TracesResponse>, Status> {
+        query_recent::traces(&self.state, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn trace(&self, request: Request<TraceRequest>) -> Result<Response<TraceResponse>, Status> {
+        query_recent::trace(&self.state, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<EventsResponse>, Status> {
+        query_recent::events(&self.state, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn lines(&self, request: Request<LinesRequest>) -> Result<Response<LinesResponse>, Status> {
+        query_recent::lines(&self.state, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn hosts(&self, request: Request<HostsRequest>) -> Result<Response<HostsResponse>, Status> {
+        query_recent::hosts(&self.state, &self.debug, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn capture(&self, _: Request<CaptureRequest>) -> Result<Response<Self::CaptureStream>, Status> {
+        Err(Status::unimplemented("captures"))
+    }
+
+    async fn recordings(
+        &self,
+        _: Request<RecordingsRequest>,
+    ) -> Result<Response<RecordingsResponse>, Status> {
+        Err(Status::unimplemented("recordings"))
+    }
+
+    async fn recording(
+        &self,
+        _: Request<RecordingRequest>,
+    ) -> Result<Response<Self::RecordingStream>, Status> {
+        Err(Status::unimplemented("recordings"))
     }
 }
 
@@ -220,6 +275,8 @@ impl Watcher {
             dropped: self.account.dropped_in_all(),
             hosts: snapshot.hosts,
             modules: self.debug.modules(),
+            live_bytes: snapshot.bytes[0] as u64,
+            live_bytes_limit: snapshot.bytes[1] as u64,
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let update = |snapshot| WatchUpdate {

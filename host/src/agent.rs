@@ -42,6 +42,8 @@ pub(crate) fn spawn(channel: Channel, resource: &Resource) -> (mpsc::Sender<Avai
         region: resource.region.clone(),
         service: resource.service.clone(),
         instance: resource.instance.clone(),
+        host: resource.host.clone(),
+        commands: false,
     };
     let agent = Agent { channel, hello, inbox, offered: HashMap::new(), unanswered: HashSet::new() };
     (sender, tokio::spawn(agent.run()))
@@ -145,7 +147,7 @@ impl Agent {
                 }
                 return true;
             }
-            Some(collector_message::Message::Welcome(_)) | None => return true,
+            Some(_) | None => return true,
         };
         let Some(available) = ModuleId::parse(&want.module_id).and_then(|id| self.offered.get(&id)) else {
             return true;

@@ -151,7 +151,7 @@ fn spans() -> ExportTraceServiceRequest {
         trace_id: u128::from(Random(at as u64).draw()) << 64 | 0xfeed,
         span_id: Random(at as u64 + 1).draw() | 1,
         parent_id: (at % 4) as u64,
-        remote_parent: at % 4 > 0,
+        remote_parent: !at.is_multiple_of(4),
         flags: 1,
         trace_state: String::new(),
         name: "wasi:http/incoming-handler.handle".to_owned(),
