@@ -1,7 +1,7 @@
 //! The stream that hosts open: takes their offers and chunks to the store of debug info, and the store's
 //! messages back. What is asked of whom is decided in `debug::store`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::account::Account;
 use crate::debug::{Candidate, Effect, HostId, Input, Message, Store, verify};
+use crate::recordings::Fleet;
 
 /// Messages that may wait for a host: more than an honest one has offers. One that reads nothing is cut off.
 const OUTBOX: usize = 8192;
@@ -37,8 +38,6 @@ struct Peer {
     outbox: Outbox,
     /// Told when the host is cut off.
     cut: Arc<Notify>,
-    /// Empty until it has said it.
-    instance: String,
 }
 
 struct Inner {
@@ -104,11 +103,6 @@ impl DebugInfo {
         self.handle(Input::Pushed { id, data, size });
     }
 
-    /// `service.instance.id` of the hosts that are connected.
-    pub(crate) fn instances(&self) -> HashSet<String> {
-        self.lock().hosts.values().map(|peer| peer.instance.clone()).collect()
-    }
-
     /// Takes a host in, if there is room: its id, and what is told when it is cut off.
     fn join(&self, outbox: Outbox) -> Option<(HostId, Arc<Notify>)> {
         let mut inner = self.lock();
@@ -118,7 +112,7 @@ impl DebugInfo {
         inner.next += 1;
         let id = inner.next;
         let cut = Arc::new(Notify::new());
-        inner.hosts.insert(id, Peer { outbox, cut: cut.clone(), instance: String::new() });
+        inner.hosts.insert(id, Peer { outbox, cut: cut.clone() });
         Some((id, cut))
     }
 
@@ -184,6 +178,7 @@ fn wire(message: &Message) -> CollectorMessage {
 /// The service `sandscope.agent.v1.Agent`.
 pub(crate) struct AgentService {
     pub(crate) debug: Arc<DebugInfo>,
+    pub(crate) fleet: Arc<Fleet>,
     /// Becomes true, or is dropped, when the collector stops.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -200,11 +195,11 @@ impl Agent for AgentService {
         let Some((host, cut)) = self.debug.join(outbox.clone()) else {
             return Err(Status::resource_exhausted("too many hosts are connected"));
         };
-        let (debug, mut stop) = (self.debug.clone(), self.stop.clone());
+        let (debug, fleet, mut stop) = (self.debug.clone(), self.fleet.clone(), self.stop.clone());
         let mut incoming = request.into_inner();
         tokio::spawn(async move {
             let status = tokio::select! {
-                status = converse(&debug, host, &mut incoming, &outbox) => status,
+                status = converse(&debug, &fleet, host, &mut incoming, &outbox) => status,
                 _ = stop.wait_for(|stop| *stop) => {
                     Err(Status::unavailable("the collector is shutting down"))
                 }
@@ -212,6 +207,7 @@ impl Agent for AgentService {
                 () = cut.notified() => Err(Status::resource_exhausted("too many messages wait to be read")),
             };
             debug.leave(host);
+            fleet.leave(host);
             if let Err(status) = status {
                 // A host that is gone needs no reason, and one that reads nothing gets the end of the stream.
                 let _ = outbox.try_send(Err(status));
@@ -224,6 +220,7 @@ impl Agent for AgentService {
 /// Reads what a host says until it ends.
 async fn converse(
     debug: &Arc<DebugInfo>,
+    fleet: &Arc<Fleet>,
     host: HostId,
     incoming: &mut Streaming<HostMessage>,
     outbox: &Outbox,
@@ -237,24 +234,25 @@ async fn converse(
     if outbox.send(Ok(welcome)).await.is_err() {
         return Ok(());
     }
+    fleet.join(host, &hello, outbox.clone());
     while let Some(HostMessage { message }) = incoming.message().await? {
         match message {
             Some(host_message::Message::Offer(offer)) => {
                 let id = module(&offer.module_id)?;
+                fleet.loaded(host, &offer.workload);
                 debug.handle(Input::Offered { host, id, size: offer.size });
             }
             Some(host_message::Message::Chunk(chunk)) => {
                 let id = module(&chunk.module_id)?;
                 debug.handle(Input::Chunk { host, id, data: chunk.data, last: chunk.last });
             }
-            // A later release may say more than we know.
             Some(
-                host_message::Message::Hello(_)
-                | host_message::Message::Refused(_)
+                said @ (host_message::Message::Refused(_)
                 | host_message::Message::Upload(_)
-                | host_message::Message::Piece(_),
-            )
-            | None => {}
+                | host_message::Message::Piece(_)),
+            ) => fleet.handle(host, said).await,
+            // A later release may say more than we know.
+            Some(host_message::Message::Hello(_)) | None => {}
         }
     }
     Ok(())

@@ -21,7 +21,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// Bounds of everything that is held.
     pub limits: Limits,
-    /// Where the log is. Without one it is in memory, with 64 MiB at most, and ends with the process.
+    /// Where the log and recordings are. Without one the log is in memory, with 64 MiB at most, and ends with the
+    /// process, and no recordings are kept.
     pub data: Option<PathBuf>,
     /// How much the log holds.
     pub log: log::Settings,
@@ -64,6 +65,8 @@ pub struct Limits {
     pub retention: Duration,
     /// Debug info, in bytes as it is held (compressed); the least recently used goes first.
     pub debug_info_bytes: u64,
+    /// Recordings of hosts, in bytes on disk; the oldest go first.
+    pub recordings_bytes: u64,
     /// Hosts that may be connected with an agent stream.
     pub agents: usize,
     /// Streams of rows that may be open.
@@ -89,6 +92,7 @@ impl Default for Limits {
             stacks_per_bucket: 4096,
             retention: Duration::from_secs(15 * 60),
             debug_info_bytes: 512 << 20,
+            recordings_bytes: 4 << 30,
             agents: 4096,
             watchers: 64,
         }
@@ -101,6 +105,9 @@ pub enum BindError {
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] log::OpenError),
+    /// The directory of recordings cannot be used.
+    #[error("open the directory of recordings")]
+    Recordings(#[source] io::Error),
     /// The address for OTLP is taken, or not ours.
     #[error("listen for OTLP on {addr}")]
     Otlp {

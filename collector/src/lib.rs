@@ -21,6 +21,7 @@
 mod accept;
 mod account;
 mod agent;
+pub mod client;
 mod config;
 mod debug;
 mod decode;
@@ -32,6 +33,8 @@ mod otlp_grpc;
 mod otlp_http;
 mod query;
 mod query_recent;
+mod query_recordings;
+mod recordings;
 mod replay;
 mod server;
 mod state;

@@ -30,10 +30,15 @@ use crate::account::Account;
 use crate::agent::DebugInfo;
 use crate::live::{FoldSpan, Folded, Key, Selected};
 use crate::query_recent::{self, kind_of, told};
+use crate::query_recordings;
+use crate::recordings::Fleet;
 use crate::state::{Handle, Snapshot, Stopped};
+use crate::state_recent::Question;
 
 /// Time between updates of rows.
 const UPDATE: Duration = Duration::from_secs(1);
+/// Time between renewals of the leases of hosts that somebody watches: a third of a lease.
+const RENEWAL: Duration = Duration::from_secs(10);
 /// Rows in one update, so that it stays under gRPC's default limit of 4 MiB: a key has at most 1 KiB.
 const ROWS_PER_UPDATE: usize = 2000;
 /// Stacks in one answer.
@@ -45,6 +50,7 @@ pub(crate) const MAX_FLAME: usize = MAX_MESSAGE / 4 * 3;
 pub(crate) struct QueryService {
     pub(crate) state: Handle,
     pub(crate) debug: Arc<DebugInfo>,
+    pub(crate) fleet: Arc<Fleet>,
     pub(crate) account: Arc<Account>,
     pub(crate) watchers: Arc<AtomicUsize>,
     pub(crate) max_watchers: usize,
@@ -52,7 +58,7 @@ pub(crate) struct QueryService {
     pub(crate) stop: watch::Receiver<bool>,
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Query for QueryService {
@@ -71,6 +77,7 @@ impl Query for QueryService {
             selected,
             state: self.state.clone(),
             debug: self.debug.clone(),
+            fleet: self.fleet.clone(),
             account: self.account.clone(),
             sent: None,
         };
@@ -160,25 +167,28 @@ impl Query for QueryService {
     }
 
     async fn hosts(&self, request: Request<HostsRequest>) -> Result<Response<HostsResponse>, Status> {
-        query_recent::hosts(&self.state, &self.debug, request.into_inner()).await.map(Response::new)
+        query_recent::hosts(&self.state, &self.fleet, request.into_inner()).await.map(Response::new)
     }
 
-    async fn capture(&self, _: Request<CaptureRequest>) -> Result<Response<Self::CaptureStream>, Status> {
-        Err(Status::unimplemented("captures"))
+    async fn capture(
+        &self,
+        request: Request<CaptureRequest>,
+    ) -> Result<Response<Self::CaptureStream>, Status> {
+        query_recordings::capture(&self.state, &self.fleet, request.into_inner()).await.map(Response::new)
     }
 
     async fn recordings(
         &self,
-        _: Request<RecordingsRequest>,
+        request: Request<RecordingsRequest>,
     ) -> Result<Response<RecordingsResponse>, Status> {
-        Err(Status::unimplemented("recordings"))
+        query_recordings::recordings(&self.fleet, request.into_inner()).await.map(Response::new)
     }
 
     async fn recording(
         &self,
-        _: Request<RecordingRequest>,
+        request: Request<RecordingRequest>,
     ) -> Result<Response<Self::RecordingStream>, Status> {
-        Err(Status::unimplemented("recordings"))
+        query_recordings::recording(&self.fleet, request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -224,6 +234,7 @@ struct Watcher {
     selected: Selected,
     state: Handle,
     debug: Arc<DebugInfo>,
+    fleet: Arc<Fleet>,
     account: Arc<Account>,
     /// What the reader has; `None` before the first update.
     sent: Option<HashMap<Key, WorkloadRow>>,
@@ -234,9 +245,16 @@ impl Watcher {
     async fn run(mut self, updates: &mpsc::Sender<Result<WatchUpdate, Status>>) -> Result<(), Stopped> {
         let mut ticks = tokio::time::interval(UPDATE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renewals = tokio::time::interval(RENEWAL);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                _ = renewals.tick(), if !self.selected.is_all() => {
+                    let asked = self.selected.clone();
+                    let boots = self.state.recent(|reply| Question::Boots(asked, reply)).await?;
+                    self.fleet.lease(&self.selected, &boots);
+                    continue;
+                }
                 () = updates.closed() => return Ok(()),
             }
             // Room first: a reader that is behind gets what is true then, not what was true when it fell behind.

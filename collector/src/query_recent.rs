@@ -9,9 +9,9 @@ use sandscope_proto::query::{
 use sandscope_proto::stacks::StackEncoder;
 use tonic::Status;
 
-use crate::agent::DebugInfo;
 use crate::live::{FoldSpan, Folded, Selected};
 use crate::query::{MAX_FLAME, MAX_STACKS};
+use crate::recordings::Fleet;
 use crate::state::Handle;
 use crate::state_recent::Question;
 
@@ -59,12 +59,12 @@ pub(crate) async fn lines(state: &Handle, mut request: LinesRequest) -> Result<L
 
 pub(crate) async fn hosts(
     state: &Handle,
-    debug: &DebugInfo,
+    fleet: &Fleet,
     request: HostsRequest,
 ) -> Result<HostsResponse, Status> {
     let selected = told(Selected::new(request.selection), true, true)?;
     let (mut hosts, truncated) = state.recent(|reply| Question::Hosts(selected, reply)).await?;
-    let connected = debug.instances();
+    let connected = fleet.instances();
     for host in &mut hosts {
         host.connected = host.source.as_ref().is_some_and(|source| connected.contains(&source.instance));
     }

@@ -23,6 +23,7 @@ use crate::intake::Intake;
 use crate::log::{Log, OpenError, Recovery, SegmentLog, Settings};
 use crate::otlp_grpc::{Logs, Metrics, OtlpServer, Profiles, Traces};
 use crate::query::QueryService;
+use crate::recordings::{Fleet, Store};
 use crate::replay::replay;
 use crate::state;
 
@@ -46,6 +47,7 @@ pub struct Collector {
     query: (TcpListener, SocketAddr),
     http: (TcpListener, SocketAddr),
     log: Arc<SegmentLog>,
+    fleet: Arc<Fleet>,
     account: Arc<Account>,
 }
 
@@ -64,7 +66,10 @@ impl Collector {
         let (data, settings) = (config.data.clone(), config.log.clone());
         let log = tokio::task::spawn_blocking(move || open(data.as_deref(), settings)).await;
         let log = Arc::new(log.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?);
-        Ok(Self { config, otlp, otlp_http, query, http, log, account: Arc::default() })
+        let recordings = config.data.as_ref().map(|data| data.join("recordings"));
+        let store = recordings.map(|path| Store::open(&path, config.limits.recordings_bytes)).transpose();
+        let fleet = Arc::new(Fleet::new(store.map_err(BindError::Recordings)?));
+        Ok(Self { config, otlp, otlp_http, query, http, log, fleet, account: Arc::default() })
     }
 
     /// What the log had when it was opened.
@@ -109,7 +114,7 @@ impl Collector {
     }
 
     async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { config, otlp, otlp_http, query, http, log, account } = self;
+        let Self { config, otlp, otlp_http, query, http, log, fleet, account } = self;
         let limits = config.limits;
         let (stopping, stop) = watch::channel(false);
         let debug = Arc::new(DebugInfo::new(limits.debug_info_bytes, limits.agents, account.clone()));
@@ -127,10 +132,11 @@ impl Collector {
         }
         let intake = Intake::new(log, state.clone(), account.clone());
         tasks.spawn(crate::otlp_http::serve(otlp_http.0, intake.clone(), stop.clone()));
-        let agent = AgentService { debug: debug.clone(), stop: stop.clone() };
+        let agent = AgentService { debug: debug.clone(), fleet: fleet.clone(), stop: stop.clone() };
         let queries = QueryService {
             state,
             debug,
+            fleet,
             account,
             watchers: Arc::new(AtomicUsize::new(0)),
             max_watchers: limits.watchers,

@@ -21,7 +21,6 @@ pub(crate) enum Question {
     Lines(LinesRequest, Option<u128>, Selected, Reply<LinesResponse>),
     Hosts(Selected, Reply<Cut<HostRow>>),
     /// Boots of the live hosts that run a workload.
-    #[allow(dead_code, reason = "captures follow")]
     Boots(Selected, Reply<Vec<Box<str>>>),
 }
 

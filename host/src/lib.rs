@@ -63,6 +63,7 @@ mod span;
 #[cfg_attr(not(unix), path = "stack_unsupported.rs")]
 mod stack;
 mod trap;
+mod uploads;
 mod workload;
 
 pub use cache::CacheError;

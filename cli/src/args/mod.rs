@@ -226,6 +226,9 @@ pub struct Flight {
     /// over bytes, as often as needed.
     #[arg(long = "redact", value_name = "REGEX")]
     pub redact: Vec<String>,
+    /// Give the collector (--otlp) the recordings that go to --recordings, too, with all that is in them.
+    #[arg(long, requires = "otlp")]
+    pub upload_recordings: bool,
     /// Let this user ask for recordings over a socket at this path; see sandscope capture.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -307,6 +310,13 @@ pub struct CaptureArgs {
     /// What of the guest's memory the recording may hold. Of a guest that runs on, nothing can be held.
     #[arg(long, value_enum, default_value_t = CaptureMemory::None)]
     pub memory: CaptureMemory,
+    /// Have a host of this collector record, by its query address, such as http://127.0.0.1:4320, instead of one of this
+    /// machine.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["pid", "socket", "alloc"])]
+    pub connect: Option<String>,
+    /// With --connect: a host of this region.
+    #[arg(long, requires = "connect")]
+    pub region: Option<String>,
     /// The host's process, if there are several.
     #[arg(long)]
     pub pid: Option<u32>,

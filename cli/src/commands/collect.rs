@@ -26,7 +26,7 @@ pub fn collect(args: &CollectArgs) -> Result<ExitCode, Problem> {
     crate::runtime()?.block_on(async {
         let collector = Collector::bind(config).await.map_err(|error| {
             Problem::usage(chain(&error)).next(match error {
-                BindError::Log(_) => "Choose another directory with --data.",
+                BindError::Log(_) | BindError::Recordings(_) => "Choose another directory with --data.",
                 BindError::Otlp { .. }
                 | BindError::OtlpHttp { .. }
                 | BindError::Query { .. }

@@ -2,6 +2,7 @@
 
 pub mod addr2line;
 pub mod capture;
+mod capture_remote;
 pub mod collect;
 pub mod diff;
 pub mod export;
@@ -52,6 +53,7 @@ pub fn scope(
         .redact(redaction)
         .interval(identity.interval)
         .metrics_facade(true)
+        .upload_recordings(flight.upload_recordings)
         .on_recording(|path, why| {
             eprintln!("recording of {}: {1}  (sandscope open {1})", visible(why), path.display());
         })

@@ -19,9 +19,13 @@ impl Selected {
     }
 
     /// Whether it is everything.
-    #[allow(dead_code, reason = "leases follow")]
     pub(crate) fn is_all(&self) -> bool {
         self.0 == Selection::default()
+    }
+
+    /// The workload, if it names one.
+    pub(crate) fn workload(&self) -> Option<&str> {
+        Some(self.0.workload.as_str()).filter(|workload| !workload.is_empty())
     }
 
     /// The first field that is not empty and that a method cannot tell by, if it can tell by hosts, and by what hosts run
@@ -57,7 +61,6 @@ impl Selected {
     }
 
     /// Whether a host that is connected is meant.
-    #[allow(dead_code, reason = "leases follow")]
     pub(crate) fn is_host(&self, region: &str, service: &str, host: &str, instance: &str) -> bool {
         let Selection { region: r, service: s, host: h, .. } = &self.0;
         is(r, region) && is(s, service) && (is(h, host) || h == instance)

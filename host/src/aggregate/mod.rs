@@ -10,6 +10,7 @@
 
 mod blocked;
 mod delay;
+mod exports;
 mod flight;
 mod fold;
 mod heap;
@@ -52,6 +53,7 @@ use crate::{agent, debug_info, facade, memories, sampler};
 
 use blocked::Blocked;
 use delay::Delays;
+use exports::Exports;
 pub(crate) use fold::Settled;
 use fold::{Pending, RawFold};
 use heap::Heap;
@@ -86,6 +88,8 @@ pub(crate) enum Command {
     Dumped(Dumped),
     /// Record a workload for somebody.
     Capture(Capture),
+    /// Somebody watches for so long.
+    Lease(Duration),
     /// Send what is left and end.
     Stop,
 }
@@ -132,8 +136,7 @@ pub(crate) fn start(
             };
             runtime.block_on(async move {
                 let exporter = endpoint.map(|endpoint| Exporter::new(&endpoint, &shared.resource));
-                let agent =
-                    exporter.as_ref().map(|exporter| agent::spawn(exporter.channel(), &shared.resource));
+                let agent = exporter.as_ref().map(|exporter| agent::spawn(exporter.channel(), &shared));
                 let (agent, agent_done) = agent.unzip();
                 let facade =
                     settings.facade.then(|| facade::install(settings.otlp.as_deref(), &shared.resource));
@@ -150,6 +153,7 @@ pub(crate) fn start(
                 let flight = flight::start(&settings, &shared);
                 let wanted = Wanted { record: recorder.is_some(), export: exporter.is_some() };
                 let mut aggregator = Aggregator {
+                    exports: Exports::new(now, settings.interval),
                     shared,
                     settings,
                     recorder,
@@ -200,13 +204,14 @@ impl Drop for CloseOnEnd {
 }
 
 struct Aggregator {
+    exports: Exports,
     shared: Arc<Shared>,
     settings: Builder,
     recorder: Option<Recorder>,
     flight: Option<Flight>,
     modules: flight::Modules,
     exporter: Option<Exporter>,
-    agent: Option<mpsc::Sender<agent::Available>>,
+    agent: Option<mpsc::Sender<agent::Given>>,
     agent_done: Option<JoinTask<()>>,
     /// Debug info for the agent to send.
     shelf: Shelf,
@@ -243,7 +248,6 @@ impl Aggregator {
     async fn run(&mut self, mut inbox: mpsc::Receiver<Command>) {
         let mut look = interval(blocked::LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut next_export = Instant::now() + self.settings.interval;
         loop {
             tokio::select! {
                 command = inbox.recv() => match command {
@@ -270,8 +274,8 @@ impl Aggregator {
                 () = sleep_until(self.next_step()), if self.flight.as_ref().is_some_and(Flight::is_awake) => {
                     self.step(false);
                 }
-                () = sleep_until(next_export) => {
-                    next_export = Instant::now() + self.settings.interval;
+                () = sleep_until(self.exports.next()) => {
+                    self.exports.exported(Instant::now());
                     self.settle();
                     self.export();
                 }
@@ -326,6 +330,7 @@ impl Aggregator {
                 }
             }
             Command::Capture(capture) => self.capture(capture),
+            Command::Lease(time) => self.exports.lease(Instant::now(), time),
             Command::Stop => return false,
         }
         true
@@ -358,7 +363,8 @@ impl Aggregator {
         let Some(agent) = &self.agent else { return };
         let sent = kept.is_some_and(|kept| {
             let (id, workload) = (code.id.clone(), code.workload.clone());
-            agent.try_send(agent::Available { id, workload, debug: kept, size: debug.size }).is_ok()
+            let available = agent::Available { id, workload, debug: kept, size: debug.size };
+            agent.try_send(agent::Given::Debug(available)).is_ok()
         });
         if !sent {
             self.shared.lost_commands.fetch_add(1, Ordering::Relaxed);
