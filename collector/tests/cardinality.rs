@@ -84,7 +84,7 @@ async fn a_million_label_sets_stay_within_the_bound() {
         status: SpanStatus::Error("unreachable".into()),
         ..Span::default()
     };
-    let batch = SpanBatch { resource: honest.resource.clone(), spans: vec![kept] };
+    let batch = SpanBatch { resource: honest.resource.clone(), spans: vec![kept.clone()] };
     traces.export(batch.to_otlp()).await.unwrap();
 
     let before = HELD.load(Ordering::Relaxed);
@@ -124,7 +124,10 @@ async fn a_million_label_sets_stay_within_the_bound() {
         }
         if round == 179 {
             // One that was not known before finds room too.
-            Host::new("us", "late", "late").report(&collector, 1).await;
+            let late = Host::new("us", "late", "late");
+            late.report(&collector, 1).await;
+            let spans = vec![Span { workload: Some(late.workload.clone()), ..kept.clone() }];
+            traces.export(SpanBatch { resource: late.resource, spans }.to_otlp()).await.unwrap();
         }
         if round % 50 == 49 {
             // Refuses to be refused.
@@ -144,8 +147,11 @@ async fn a_million_label_sets_stay_within_the_bound() {
     assert!(row(&rows.rows, "us", "late").is_some());
     assert!(row(&rows.rows, "", "(overflow)").is_some_and(|row| row.traps > Some(0)), "visible");
     assert!(pipeline.dropped > 100_000, "and counted: {}", pipeline.dropped);
-    let selection = Some(Selection { workload: "image".into(), ..Selection::default() });
-    let request = TracesRequest { selection, errors_only: true, ..TracesRequest::default() };
-    assert_eq!(collector.query().traces(request).await.unwrap().into_inner().traces.len(), 1);
+    for workload in ["image", "late"] {
+        let selection = Some(Selection { workload: workload.into(), ..Selection::default() });
+        let request = TracesRequest { selection, errors_only: true, ..TracesRequest::default() };
+        let found = collector.query().traces(request).await.unwrap().into_inner().traces;
+        assert_eq!(found.len(), 1, "{workload}");
+    }
     collector.stop().await.unwrap();
 }

@@ -2,6 +2,7 @@
 //! there what is notable stays longest. So a flood of one workload costs the others nothing.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Key, overflow};
@@ -11,6 +12,8 @@ const KEY_BYTES: usize = 768;
 
 /// Bytes that every key can count on, however many there are.
 const SHARE: usize = 4 << 10;
+/// One service of a region may have one of so many parts of the keys: whoever comes later finds room too.
+const SERVICES: usize = 4;
 
 /// One item.
 pub(super) struct Entry<T> {
@@ -32,6 +35,8 @@ pub(super) struct Recent<T> {
     queues: HashMap<Key, Queue<T>>,
     /// Who has how much, the largest last.
     sizes: BTreeSet<(usize, Key)>,
+    /// Keys of each service of a region.
+    services: HashMap<(Arc<str>, Arc<str>), usize>,
     used: usize,
     max_bytes: usize,
     max_keys: usize,
@@ -72,10 +77,22 @@ fn key_bytes(key: &Key) -> usize {
     KEY_BYTES + region.len() + service.len() + workload.len() + version.len()
 }
 
+fn service_of(key: &Key) -> (Arc<str>, Arc<str>) {
+    (key.region.clone(), key.service.clone())
+}
+
 impl<T> Recent<T> {
     pub(super) fn new(max_bytes: usize, max_keys: usize) -> Self {
         let max_keys = max_keys.min(max_bytes / SHARE);
-        Self { queues: HashMap::new(), sizes: BTreeSet::new(), used: 0, max_bytes, max_keys, evicted: 0 }
+        Self {
+            queues: HashMap::new(),
+            sizes: BTreeSet::new(),
+            services: HashMap::new(),
+            used: 0,
+            max_bytes,
+            max_keys,
+            evicted: 0,
+        }
     }
 
     /// Estimated size in memory.
@@ -95,12 +112,12 @@ impl<T> Recent<T> {
 
     /// Adds an item that has so many bytes on the heap. Beyond the bound of keys it goes to the row of overflow.
     pub(super) fn push(&mut self, now: Duration, key: &Key, notable: bool, heap: usize, item: T) {
-        let known = self.queues.contains_key(key) || self.queues.len() < self.max_keys;
-        let key = if known { key.clone() } else { overflow() };
+        let key = if self.admits(key) { key.clone() } else { overflow() };
         // A queue has room for up to twice its entries.
         let bytes = 2 * size_of::<Entry<T>>() + heap;
         let queue = self.queues.entry(key.clone()).or_insert_with(|| {
             self.used += key_bytes(&key);
+            *self.services.entry(service_of(&key)).or_default() += 1;
             Queue::new()
         });
         let before = queue.bytes;
@@ -116,6 +133,13 @@ impl<T> Recent<T> {
         self.sizes.remove(&old);
         self.sizes.insert((before + bytes, old.1));
         while self.used > self.max_bytes && self.evict() {}
+    }
+
+    /// Whether a key is known, or there is room for it.
+    fn admits(&self, key: &Key) -> bool {
+        let own = || self.services.get(&service_of(key)).copied().unwrap_or(0);
+        let has_room = || self.queues.len() < self.max_keys && own() < (self.max_keys / SERVICES).max(1);
+        self.queues.contains_key(key) || has_room()
     }
 
     /// Whoever has most loses one item; false if nobody has any.
@@ -136,6 +160,12 @@ impl<T> Recent<T> {
         } else {
             self.used -= key_bytes(&key);
             self.queues.remove(&key);
+            if let Some(keys) = self.services.get_mut(&service_of(&key)) {
+                *keys -= 1;
+                if *keys == 0 {
+                    self.services.remove(&service_of(&key));
+                }
+            }
         }
     }
 
@@ -200,12 +230,14 @@ mod tests {
     /// However many keys come, the first stay, and the others share one row.
     #[test]
     fn keys_beyond_the_bound_share_a_row() {
-        let mut recent = Recent::new(1 << 20, 10);
+        let mut recent = Recent::new(1 << 20, 40);
         for i in 0..5000 {
             recent.push(NOW, &key(&i.to_string()), false, 10, i);
         }
         assert_eq!((count(&recent, "3"), count(&recent, "4000")), (1, 0));
         assert_eq!(count(&recent, super::super::OVERFLOW), 4990);
+        recent.push(NOW, &Key { service: "other".into(), ..key("new") }, false, 10, 1);
+        assert_eq!(count(&recent, "new"), 1, "the keys of one service are not all");
         recent.forget(NOW + Duration::from_secs(100), Duration::from_secs(60));
         assert_eq!((recent.bytes(), recent.iter().count()), (0, 0));
         recent.push(NOW, &key("later"), true, 10, 1);
