@@ -6,6 +6,7 @@
 //! hosts --OTLP--> intake --Batch--> state (one task owns Live) <--questions-- query <-- terminal UI
 //!       --Agent--> agent --pieces--> debug (store by module id) <--DebugInfo----'
 //! sandscope symbols push ----HTTP----^        \------------HTTP-------------------> symbols fetch, debuginfod clients
+//! hosts <--Lease, Capture-- recordings (who is connected, <data>/recordings) <--Watch, Capture, Recordings-- query
 //! ```
 //! `live` and `debug::store` are cores: no I/O, no clock, no task; so is all of `log` but its thread. A request is
 //! answered when it is in the log. The state is handed what was stored, and after a restart the last 15 minutes of
@@ -14,9 +15,10 @@
 //! History does not live here yet.
 //!
 //! # Security
-//! Nobody is authenticated: all listeners belong on localhost or a trusted network. What a sender says of its
-//! region, service and workload is taken at its word; so is the number of a request, so that whoever knows a boot's id
-//! could have its next requests taken for known.
+//! Nobody is authenticated: all listeners belong on localhost or a trusted network. Whoever may ask may have workloads
+//! recorded, and read the recordings that are kept; they hold what hosts put into them, by default no memory. What a
+//! sender says of its region, service and workload is taken at its word, and an upload is of the boot that it says it
+//! is; so is the number of a request, so that whoever knows a boot's id could have its next requests taken for known.
 
 mod accept;
 mod account;

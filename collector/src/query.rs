@@ -246,6 +246,7 @@ impl Watcher {
         let mut ticks = tokio::time::interval(UPDATE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renewals = tokio::time::interval(RENEWAL);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
