@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Why an item (a data point or a sample) did not reach the live state.
+/// Why an item (a data point, a sample, a span) did not reach the live state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
     /// It could not be read: an index outside its table, a value that is no number, a kind of point that has
@@ -111,7 +111,7 @@ impl Account {
         self.acked.load(Relaxed)
     }
 
-    /// Data points and samples that reached the live state.
+    /// Data points, samples, spans, events and lines that reached the live state.
     pub fn delivered(&self) -> u64 {
         self.delivered.load(Relaxed)
     }
@@ -180,12 +180,12 @@ impl Account {
         self.connections[connection as usize].load(Relaxed)
     }
 
-    /// Spans that came in. They are stored and not shown.
+    /// Spans that came in.
     pub fn spans(&self) -> u64 {
         self.spans.load(Relaxed)
     }
 
-    /// Log records that came in. They are stored and not shown.
+    /// Log records that came in.
     pub fn log_records(&self) -> u64 {
         self.log_records.load(Relaxed)
     }

@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::access::{Access, Grant, granted};
 use crate::account::Account;
 use crate::debug::{Candidate, Effect, HostId, Input, Message, Store, verify};
+use crate::recordings::Fleet;
 
 /// Messages that may wait for a host: more than an honest one has offers. One that reads nothing is cut off.
 const OUTBOX: usize = 8192;
@@ -179,6 +180,7 @@ fn wire(message: &Message) -> CollectorMessage {
 pub(crate) struct AgentService {
     pub(crate) debug: Arc<DebugInfo>,
     pub(crate) access: Arc<Access>,
+    pub(crate) fleet: Arc<Fleet>,
     /// Becomes true, or is dropped, when the collector stops.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -196,11 +198,11 @@ impl Agent for AgentService {
         let Some((host, cut)) = self.debug.join(outbox.clone()) else {
             return Err(Status::resource_exhausted("too many hosts are connected"));
         };
-        let (debug, mut stop) = (self.debug.clone(), self.stop.clone());
+        let (debug, fleet, mut stop) = (self.debug.clone(), self.fleet.clone(), self.stop.clone());
         let mut incoming = request.into_inner();
         tokio::spawn(async move {
             let status = tokio::select! {
-                status = converse(&debug, host, &mut incoming, &outbox, (&access, &grant)) => status,
+                status = converse(&debug, &fleet, host, &mut incoming, &outbox, (&access, &grant)) => status,
                 _ = stop.wait_for(|stop| *stop) => {
                     Err(Status::unavailable("the collector is shutting down"))
                 }
@@ -208,6 +210,7 @@ impl Agent for AgentService {
                 () = cut.notified() => Err(Status::resource_exhausted("too many messages wait to be read")),
             };
             debug.leave(host);
+            fleet.leave(host);
             if let Err(status) = status {
                 // A host that is gone needs no reason, and one that reads nothing gets the end of the stream.
                 let _ = outbox.try_send(Err(status));
@@ -220,6 +223,7 @@ impl Agent for AgentService {
 /// Reads what a host says until it ends.
 async fn converse(
     debug: &Arc<DebugInfo>,
+    fleet: &Arc<Fleet>,
     host: HostId,
     incoming: &mut Streaming<HostMessage>,
     outbox: &Outbox,
@@ -239,16 +243,23 @@ async fn converse(
     if outbox.send(Ok(welcome)).await.is_err() {
         return Ok(());
     }
+    fleet.join(host, &hello, outbox.clone());
     while let Some(HostMessage { message }) = incoming.message().await? {
         match message {
             Some(host_message::Message::Offer(offer)) => {
                 let id = module(&offer.module_id)?;
+                fleet.loaded(host, &offer.workload);
                 debug.handle(Input::Offered { host, id, size: offer.size });
             }
             Some(host_message::Message::Chunk(chunk)) => {
                 let id = module(&chunk.module_id)?;
                 debug.handle(Input::Chunk { host, id, data: chunk.data, last: chunk.last });
             }
+            Some(
+                said @ (host_message::Message::Refused(_)
+                | host_message::Message::Upload(_)
+                | host_message::Message::Piece(_)),
+            ) => fleet.handle(host, said).await,
             // A later release may say more than we know.
             Some(host_message::Message::Hello(_)) | None => {}
         }

@@ -22,7 +22,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// Bounds of everything that is held.
     pub limits: Limits,
-    /// Where the log is. Without one it is in memory, with 64 MiB at most, and ends with the process.
+    /// Where the log and recordings are. Without one the log is in memory, with 64 MiB at most, and ends with the
+    /// process, and no recordings are kept.
     pub data: Option<PathBuf>,
     /// How much the log holds.
     pub log: log::Settings,
@@ -68,6 +69,11 @@ pub struct Limits {
     pub hosts: usize,
     /// Series of metrics that no row shows.
     pub series: usize,
+    /// Rows and series, as an estimate in bytes; what finds no room is dropped and counted. One boot of a host may take
+    /// a quarter.
+    pub figures_bytes: usize,
+    /// Spans, events, lines and what hosts say of themselves, as an estimate in bytes; whoever has most makes room.
+    pub recent_bytes: usize,
     /// Stacks, as an estimate in bytes; the oldest go first.
     pub flame_bytes: usize,
     /// Distinct stacks of one row and kind within 10 s; what is beyond goes to the frame `[other]`.
@@ -77,10 +83,19 @@ pub struct Limits {
     /// Debug info, in bytes as it is held (compressed), a quarter of the memory limit at most; the least recently used
     /// goes first.
     pub debug_info_bytes: u64,
+    /// Recordings of hosts, in bytes on disk; the oldest go first.
+    pub recordings_bytes: u64,
     /// Hosts that may be connected with an agent stream.
     pub agents: usize,
     /// Streams of rows that may be open.
     pub watchers: usize,
+}
+
+impl Limits {
+    /// Bytes that the live state takes at most, whatever comes.
+    pub fn live_bytes(&self) -> usize {
+        self.figures_bytes + self.recent_bytes + self.flame_bytes
+    }
 }
 
 impl Default for Limits {
@@ -89,10 +104,13 @@ impl Default for Limits {
             keys: 10_000,
             hosts: 20_000,
             series: 50_000,
+            figures_bytes: 192 << 20,
+            recent_bytes: 64 << 20,
             flame_bytes: 64 << 20,
             stacks_per_bucket: 4096,
             retention: Duration::from_secs(15 * 60),
             debug_info_bytes: 128 << 20,
+            recordings_bytes: 4 << 30,
             agents: 4096,
             watchers: 64,
         }
@@ -108,6 +126,9 @@ pub enum BindError {
     /// Credentials, certificates or the audit log cannot be used, or a listener would be open to all.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// The directory of recordings cannot be used.
+    #[error("open the directory of recordings")]
+    Recordings(#[source] io::Error),
     /// The address for OTLP is taken, or not ours.
     #[error("listen for OTLP on {addr}")]
     Otlp {

@@ -10,7 +10,7 @@ use sandscope_proto::otel::collector::profiles::v1development::ExportProfilesSer
 use sandscope_proto::otel::collector::trace::v1::ExportTraceServiceRequest;
 use sandscope_proto::otel::common::v1::any_value::Value;
 use sandscope_proto::otel::resource::v1::Resource;
-use sandscope_proto::otlp::{MetricBatch, profiles};
+use sandscope_proto::otlp::{EventBatch, LineBatch, MetricBatch, SpanBatch, profiles};
 
 use crate::live::Batch;
 use crate::log::Kind;
@@ -18,9 +18,9 @@ use crate::log::Kind;
 /// A request.
 #[derive(Default)]
 pub(crate) struct Decoded {
-    /// What the live state shows; nothing shows traces and logs yet.
+    /// What the live state shows. Log records that are neither text nor events are kept in the log alone.
     pub batch: Option<Batch>,
-    /// Points and samples that nobody here understands.
+    /// Points, samples and spans that nobody here understands.
     pub unreadable: u64,
     /// Profiles that are left out altogether.
     pub left_out: u64,
@@ -33,17 +33,28 @@ pub(crate) struct Decoded {
 impl Decoded {
     /// Puts what names no region under this one.
     pub(crate) fn place(&mut self, region: &str) {
-        let resources: Vec<&mut String> = match &mut self.batch {
+        let name = |named: &mut String| {
+            if named.is_empty() {
+                region.clone_into(named);
+            }
+        };
+        let event = |batch: &mut EventBatch| name(&mut batch.resource.region);
+        match &mut self.batch {
             Some(Batch::Metrics(batches)) => {
-                batches.iter_mut().map(|batch| &mut batch.resource.region).collect()
+                batches.iter_mut().for_each(|batch| name(&mut batch.resource.region));
             }
             Some(Batch::Profiles(batches)) => {
-                batches.iter_mut().map(|batch| &mut batch.resource.region).collect()
+                batches.iter_mut().for_each(|batch| name(&mut batch.resource.region));
             }
-            None => Vec::new(),
-        };
-        for unnamed in resources.into_iter().filter(|named| named.is_empty()) {
-            region.clone_into(unnamed);
+            Some(Batch::Traces { spans, events, .. }) => {
+                spans.iter_mut().for_each(|batch| name(&mut batch.resource.region));
+                events.iter_mut().for_each(event);
+            }
+            Some(Batch::Logs { lines, events }) => {
+                lines.iter_mut().for_each(|batch| name(&mut batch.resource.region));
+                events.iter_mut().for_each(event);
+            }
+            None => {}
         }
     }
 }
@@ -94,16 +105,23 @@ pub(crate) fn decode(kind: Kind, payload: &[u8]) -> Result<Decoded, prost::Decod
         Kind::Traces => {
             let request = ExportTraceServiceRequest::decode(payload)?;
             let scopes = request.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
-            let spans = scopes.map(|scope| scope.spans.len() as u64).sum();
+            let sent = scopes.map(|scope| scope.spans.len() as u64).sum();
             let regions = regions(request.resource_spans.iter().map(|of| &of.resource));
-            Decoded { spans, regions, ..Decoded::default() }
+            let (spans, unreadable) = SpanBatch::from_otlp(&request);
+            let (events, skipped) = EventBatch::of_spans(&request);
+            let batch = Some(Batch::Traces { spans, events, skipped });
+            Decoded { batch, unreadable, spans: sent, regions, ..Decoded::default() }
         }
         Kind::Logs => {
             let request = ExportLogsServiceRequest::decode(payload)?;
             let scopes = request.resource_logs.iter().flat_map(|resource| &resource.scope_logs);
             let log_records = scopes.map(|scope| scope.log_records.len() as u64).sum();
             let regions = regions(request.resource_logs.iter().map(|of| &of.resource));
-            Decoded { log_records, regions, ..Decoded::default() }
+            let batch = Batch::Logs {
+                lines: LineBatch::from_otlp(&request).0,
+                events: EventBatch::of_logs(&request),
+            };
+            Decoded { batch: Some(batch), log_records, regions, ..Decoded::default() }
         }
     })
 }

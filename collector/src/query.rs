@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use prost::Message as _;
-use sandscope_model::{ModuleId, Profile, SampleKind};
+use sandscope_model::{ModuleId, Profile};
 use sandscope_proto::query::query_server::Query;
 use sandscope_proto::query::{
-    DebugInfoChunk, DebugInfoRequest, FlameRequest, FlameResponse, Pipeline, Selection, SeriesRequest,
-    SeriesResponse, WatchRequest, WatchUpdate, WorkloadRow,
+    CaptureRequest, CaptureUpdate, DebugInfoChunk, DebugInfoRequest, EventsRequest, EventsResponse,
+    FlameDiffRequest, FlameDiffResponse, FlameRequest, FlameResponse, HostsRequest, HostsResponse,
+    LinesRequest, LinesResponse, Pipeline, RecordingChunk, RecordingRequest, RecordingsRequest,
+    RecordingsResponse, Selection, SeriesRequest, SeriesResponse, TraceRequest, TraceResponse, TracesRequest,
+    TracesResponse, WatchRequest, WatchUpdate, WorkloadRow,
 };
 use sandscope_proto::recording::Samples;
 use sandscope_proto::stacks::StackEncoder;
@@ -26,22 +29,29 @@ use tonic::{Request, Response, Status};
 use crate::access::{Access, Grant, granted};
 use crate::account::Account;
 use crate::agent::DebugInfo;
-use crate::live::{Folded, Key, Selected};
+use crate::live::{FoldSpan, Folded, Key, Selected, Tells};
+use crate::query_recent::{self, kind_of};
+use crate::query_recordings;
+use crate::recordings::Fleet;
 use crate::state::{Handle, Snapshot, Stopped};
+use crate::state_recent::Question;
 
 /// Time between updates of rows.
 const UPDATE: Duration = Duration::from_secs(1);
+/// Time between renewals of the leases of hosts that somebody watches: a third of a lease.
+const RENEWAL: Duration = Duration::from_secs(10);
 /// Rows in one update, so that it stays under gRPC's default limit of 4 MiB: a key has at most 1 KiB.
 const ROWS_PER_UPDATE: usize = 2000;
 /// Stacks in one answer.
-const MAX_STACKS: usize = 50_000;
+pub(crate) const MAX_STACKS: usize = 50_000;
 /// Encoded size of one answer of stacks, with room for the rest of the message.
-const MAX_FLAME: usize = MAX_MESSAGE / 4 * 3;
+pub(crate) const MAX_FLAME: usize = MAX_MESSAGE / 4 * 3;
 
 /// The service `sandscope.query.v1.Query`.
 pub(crate) struct QueryService {
     pub(crate) state: Handle,
     pub(crate) debug: Arc<DebugInfo>,
+    pub(crate) fleet: Arc<Fleet>,
     pub(crate) account: Arc<Account>,
     pub(crate) access: Arc<Access>,
     pub(crate) watchers: Arc<AtomicUsize>,
@@ -51,28 +61,39 @@ pub(crate) struct QueryService {
 }
 
 impl QueryService {
-    /// What is asked for, as far as the one who asks may see it. Rows are not told apart by tenant.
-    fn selected(&self, selection: Option<Selection>, grant: &Grant) -> Result<Selected, Status> {
+    /// What is asked for, as far as the one who asks may see it. What is live is not told apart by tenant.
+    fn selected(
+        &self,
+        selection: Option<Selection>,
+        grant: &Grant,
+        tells: Tells,
+    ) -> Result<Selected, Status> {
         let scope = grant.scope();
         if scope.tenants.is_some() {
             let reason = "live data is of all tenants, and this credential is limited to some";
             self.access.refuse(grant, "live data", reason);
             return Err(Status::permission_denied(reason));
         }
-        Ok(Selected::new(selection).within(scope.regions))
+        let selected = Selected::new(selection).within(scope.regions);
+        match selected.unknown(tells) {
+            Some(field) => Err(Status::invalid_argument(format!("this cannot be told by {field}"))),
+            None => Ok(selected),
+        }
     }
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Query for QueryService {
     type WatchStream = Answers<WatchUpdate>;
     type DebugInfoStream = Answers<DebugInfoChunk>;
+    type CaptureStream = Answers<CaptureUpdate>;
+    type RecordingStream = Answers<RecordingChunk>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let grant = granted(&request)?;
-        let selected = self.selected(request.into_inner().selection, &grant)?;
+        let (request, grant) = asked(request)?;
+        let selected = self.selected(request.selection, &grant, Tells::Rows)?;
         let place = Place::take(&self.watchers, self.max_watchers)
             .ok_or_else(|| Status::resource_exhausted("too many streams of rows are open"))?;
         // One update waits while one is on its way; a slow reader then gets the sum of what it missed.
@@ -81,6 +102,7 @@ impl Query for QueryService {
             selected,
             state: self.state.clone(),
             debug: self.debug.clone(),
+            fleet: self.fleet.clone(),
             account: self.account.clone(),
             sent: None,
         };
@@ -98,13 +120,12 @@ impl Query for QueryService {
     }
 
     async fn flame(&self, request: Request<FlameRequest>) -> Result<Response<FlameResponse>, Status> {
-        let grant = granted(&request)?;
-        let request = request.into_inner();
-        let kind = SampleKind::parse(&request.kind)
-            .ok_or_else(|| Status::invalid_argument("the kind is none of cpu, wall, alloc"))?;
+        let (request, grant) = asked(request)?;
+        let kind = kind_of(&request.kind)?;
         let selection = request.selection.clone().unwrap_or_default();
-        let selected = self.selected(request.selection, &grant)?;
-        let Folded { profile, hz } = self.state.fold(selected, kind, request.seconds).await?;
+        let selected = self.selected(request.selection, &grant, Tells::Platforms)?;
+        let span = FoldSpan { seconds: request.seconds, age: 0.0 };
+        let Folded { profile, hz } = self.state.fold(selected, kind, span).await?;
         let (mut samples, truncated) = encode(&profile);
         kind.name().clone_into(&mut samples.kind);
         samples.hz = hz;
@@ -135,9 +156,8 @@ impl Query for QueryService {
     }
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<Response<SeriesResponse>, Status> {
-        let grant = granted(&request)?;
-        let request = request.into_inner();
-        let selected = self.selected(request.selection, &grant)?;
+        let (request, grant) = asked(request)?;
+        let selected = self.selected(request.selection, &grant, Tells::Rows)?;
         let mut response = self.state.series(request.name, selected).await?;
         while response.encoded_len() > MAX_FLAME {
             let half = response.points.len() / 2;
@@ -146,6 +166,85 @@ impl Query for QueryService {
         }
         Ok(Response::new(response))
     }
+
+    async fn flame_diff(
+        &self,
+        request: Request<FlameDiffRequest>,
+    ) -> Result<Response<FlameDiffResponse>, Status> {
+        let (mut request, grant) = asked(request)?;
+        let side = |selection| self.selected(selection, &grant, Tells::Platforms);
+        let (base, candidate) = (side(request.base.take())?, side(request.candidate.take())?);
+        query_recent::flame_diff(&self.state, &request, base, candidate).await.map(Response::new)
+    }
+
+    async fn traces(&self, request: Request<TracesRequest>) -> Result<Response<TracesResponse>, Status> {
+        let (mut request, grant) = asked(request)?;
+        let selected = self.selected(request.selection.take(), &grant, Tells::Hosts)?;
+        Ok(Response::new(self.state.recent(|reply| Question::Traces(request, selected, reply)).await?))
+    }
+
+    async fn trace(&self, request: Request<TraceRequest>) -> Result<Response<TraceResponse>, Status> {
+        let (request, grant) = asked(request)?;
+        let selected = self.selected(None, &grant, Tells::Hosts)?;
+        query_recent::trace(&self.state, &request, selected).await.map(Response::new)
+    }
+
+    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<EventsResponse>, Status> {
+        let (mut request, grant) = asked(request)?;
+        let selected = self.selected(request.selection.take(), &grant, Tells::Hosts)?;
+        Ok(Response::new(self.state.recent(|reply| Question::Events(request, selected, reply)).await?))
+    }
+
+    async fn lines(&self, request: Request<LinesRequest>) -> Result<Response<LinesResponse>, Status> {
+        let (mut request, grant) = asked(request)?;
+        let selected = self.selected(request.selection.take(), &grant, Tells::Hosts)?;
+        self.access.reads(&grant, "lines that guests wrote");
+        query_recent::lines(&self.state, request, selected).await.map(Response::new)
+    }
+
+    async fn hosts(&self, request: Request<HostsRequest>) -> Result<Response<HostsResponse>, Status> {
+        let (request, grant) = asked(request)?;
+        let selected = self.selected(request.selection, &grant, Tells::Hosts)?;
+        query_recent::hosts(&self.state, &self.fleet, selected).await.map(Response::new)
+    }
+
+    async fn capture(
+        &self,
+        request: Request<CaptureRequest>,
+    ) -> Result<Response<Self::CaptureStream>, Status> {
+        let (mut request, grant) = asked(request)?;
+        let selection = request.selection.take().unwrap_or_default();
+        let workload = std::mem::take(&mut request.workload);
+        let selection = Selection { workload, version: String::new(), ..selection };
+        let selected = self.selected(Some(selection), &grant, Tells::Hosts)?;
+        query_recordings::capture(&self.state, &self.fleet, &request, selected).await.map(Response::new)
+    }
+
+    async fn recordings(
+        &self,
+        request: Request<RecordingsRequest>,
+    ) -> Result<Response<RecordingsResponse>, Status> {
+        let (request, grant) = asked(request)?;
+        let selected = self.selected(request.selection, &grant, Tells::Hosts)?;
+        Ok(Response::new(query_recordings::list(&self.fleet, &selected, &request.capture_id)))
+    }
+
+    async fn recording(
+        &self,
+        request: Request<RecordingRequest>,
+    ) -> Result<Response<Self::RecordingStream>, Status> {
+        let (request, grant) = asked(request)?;
+        let selected = self.selected(None, &grant, Tells::Hosts)?;
+        let answer = query_recordings::fetch(&self.fleet, &request, &selected)?;
+        self.access.reads(&grant, &format!("recording {}", request.id));
+        Ok(Response::new(answer))
+    }
+}
+
+/// What is asked, and what the one who asks was granted.
+fn asked<T>(request: Request<T>) -> Result<(T, Grant), Status> {
+    let grant = granted(&request)?;
+    Ok((request.into_inner(), grant))
 }
 
 /// The heaviest stacks of a profile that is sorted by weight, as many as an answer holds; and how many are
@@ -190,6 +289,7 @@ struct Watcher {
     selected: Selected,
     state: Handle,
     debug: Arc<DebugInfo>,
+    fleet: Arc<Fleet>,
     account: Arc<Account>,
     /// What the reader has; `None` before the first update.
     sent: Option<HashMap<Key, WorkloadRow>>,
@@ -200,9 +300,17 @@ impl Watcher {
     async fn run(mut self, updates: &mpsc::Sender<Result<WatchUpdate, Status>>) -> Result<(), Stopped> {
         let mut ticks = tokio::time::interval(UPDATE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renewals = tokio::time::interval(RENEWAL);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                _ = renewals.tick(), if !self.selected.is_all() => {
+                    let asked = self.selected.clone();
+                    let boots = self.state.recent(|reply| Question::Boots(asked, reply)).await?;
+                    self.fleet.lease(&self.selected, &boots);
+                    continue;
+                }
                 () = updates.closed() => return Ok(()),
             }
             // Room first: a reader that is behind gets what is true then, not what was true when it fell behind.
@@ -241,6 +349,8 @@ impl Watcher {
             dropped: self.account.dropped_in_all(),
             hosts: snapshot.hosts,
             modules: self.debug.modules(),
+            live_bytes: snapshot.bytes[0] as u64,
+            live_bytes_limit: snapshot.bytes[1] as u64,
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let update = |snapshot| WatchUpdate {

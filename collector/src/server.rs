@@ -29,6 +29,7 @@ use crate::intake::Intake;
 use crate::log::{Log, OpenError, Recovery, SegmentLog, Settings};
 use crate::otlp_grpc::{Logs, Metrics, OtlpServer, Profiles, Traces};
 use crate::query::QueryService;
+use crate::recordings::{Fleet, Store};
 use crate::replay::replay;
 use crate::state;
 
@@ -54,6 +55,7 @@ pub struct Collector {
     query: (TcpListener, SocketAddr),
     http: (TcpListener, SocketAddr),
     log: Arc<SegmentLog>,
+    fleet: Arc<Fleet>,
     account: Arc<Account>,
     access: Arc<Access>,
 }
@@ -76,7 +78,10 @@ impl Collector {
         let (data, settings) = (config.data.clone(), config.log.clone());
         let log = tokio::task::spawn_blocking(move || open(data.as_deref(), settings)).await;
         let log = Arc::new(log.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?);
-        Ok(Self { config, otlp, otlp_http, query, http, log, account, access })
+        let recordings = config.data.as_ref().map(|data| data.join("recordings"));
+        let store = recordings.map(|path| Store::open(&path, config.limits.recordings_bytes)).transpose();
+        let fleet = Arc::new(Fleet::new(store.map_err(BindError::Recordings)?));
+        Ok(Self { config, otlp, otlp_http, query, http, log, fleet, account, access })
     }
 
     /// What the log had when it was opened.
@@ -126,7 +131,7 @@ impl Collector {
     }
 
     async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { config, otlp, otlp_http, query, http, log, account, access } = self;
+        let Self { config, otlp, otlp_http, query, http, log, fleet, account, access } = self;
         let limits = config.limits;
         let health = Arc::new(Health::new(config.memory_limit));
         let watchers = Arc::new(AtomicUsize::new(0));
@@ -162,7 +167,12 @@ impl Collector {
         let intake =
             Intake { log, state: state.clone(), account: account.clone(), access: access.clone(), health };
         tasks.spawn(crate::otlp_http::serve(otlp_http.0, intake.clone(), stop.clone()));
-        let agent = AgentService { debug: debug.clone(), access: access.clone(), stop: stop.clone() };
+        let agent = AgentService {
+            debug: debug.clone(),
+            fleet: fleet.clone(),
+            access: access.clone(),
+            stop: stop.clone(),
+        };
         let mut incoming = |listener| {
             let (access, account) = (access.clone(), account.clone());
             let door = Door { listener, speaks: Speaks::Http2, most: CONNECTIONS, access, account };
@@ -174,6 +184,7 @@ impl Collector {
         let queries = QueryService {
             state,
             debug,
+            fleet,
             account: account.clone(),
             access: access.clone(),
             watchers,

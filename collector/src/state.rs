@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::account::Outcome;
 use crate::config::Limits;
-use crate::live::{Batch, Folded, Key, Live, Selected};
+use crate::live::{Batch, FoldSpan, Folded, Key, Live, Selected};
+use crate::state_recent::{Answer, Question};
 
 /// Inputs that may wait.
 const QUEUE: usize = 64;
@@ -25,9 +26,11 @@ pub(crate) struct Snapshot {
     pub rows: Vec<(Key, WorkloadRow)>,
     /// Live senders.
     pub hosts: u32,
+    /// Bytes of everything that is held, and at most.
+    pub bytes: [usize; 2],
 }
 
-type Reply<T> = oneshot::Sender<T>;
+pub(crate) type Reply<T> = oneshot::Sender<T>;
 
 /// What the state's task is told and asked.
 enum Input {
@@ -47,7 +50,7 @@ enum Input {
     Fold {
         selected: Selected,
         kind: SampleKind,
-        seconds: f64,
+        span: FoldSpan,
         reply: Reply<Folded>,
     },
     Series {
@@ -55,6 +58,7 @@ enum Input {
         selected: Selected,
         reply: Reply<SeriesResponse>,
     },
+    Recent(Box<Question>),
 }
 
 /// What the loop does after an input.
@@ -63,6 +67,7 @@ enum Effect {
     Rows(Reply<Arc<Snapshot>>, Arc<Snapshot>),
     Folded(Reply<Folded>, Folded),
     Series(Reply<SeriesResponse>, SeriesResponse),
+    Recent(Answer),
 }
 
 impl Effect {
@@ -73,12 +78,14 @@ impl Effect {
             Self::Rows(reply, rows) => drop(reply.send(rows)),
             Self::Folded(reply, folded) => drop(reply.send(folded)),
             Self::Series(reply, series) => drop(reply.send(series)),
+            Self::Recent(answer) => answer.send(),
         }
     }
 }
 
 struct State {
     live: Live,
+    max_bytes: usize,
     /// Time of the last batch: what the log brings back is not always in order.
     last: Duration,
     snapshot: Option<(Duration, Arc<Snapshot>)>,
@@ -92,9 +99,10 @@ impl State {
                 Effect::Took(reply, self.apply(now.saturating_sub(age), &batch))
             }
             Input::Rows { reply } => Effect::Rows(reply, self.snapshot(now)),
-            Input::Fold { selected, kind, seconds, reply } => {
-                Effect::Folded(reply, self.live.fold(now, &selected, kind, seconds))
+            Input::Fold { selected, kind, span, reply } => {
+                Effect::Folded(reply, self.live.fold(now, &selected, kind, span))
             }
+            Input::Recent(question) => Effect::Recent(question.answer(now, &self.live)),
             Input::Series { name, selected, reply } => {
                 let (points, truncated) = self.live.series(now, &name, &selected, MAX_SERIES);
                 Effect::Series(reply, SeriesResponse { points, truncated })
@@ -115,7 +123,11 @@ impl State {
         }
         let mut rows = self.live.rows(now);
         rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let snapshot = Arc::new(Snapshot { rows, hosts: self.live.senders(now) });
+        let snapshot = Arc::new(Snapshot {
+            rows,
+            hosts: self.live.senders(now),
+            bytes: [self.live.bytes(), self.max_bytes],
+        });
         self.snapshot = Some((now, snapshot.clone()));
         snapshot
     }
@@ -141,19 +153,31 @@ pub(crate) struct Handle {
 /// the state any more.
 pub(crate) fn new(limits: &Limits) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (inputs, mut waiting) = mpsc::channel(QUEUE);
-    let mut state = State { live: Live::new(limits), last: Duration::ZERO, snapshot: None };
+    let mut state = State {
+        live: Live::new(limits),
+        max_bytes: limits.live_bytes(),
+        last: Duration::ZERO,
+        snapshot: None,
+    };
     // What is brought back from the log arrived before the start.
     let past = limits.retention;
     let task = async move {
         let start = Instant::now();
         while let Some(input) = waiting.recv().await {
-            state.handle(past + start.elapsed(), input).perform();
+            let now = past + start.elapsed();
+            state.live.set_clock(now, crate::log::now());
+            state.handle(now, input).perform();
         }
     };
     (Handle { inputs }, task)
 }
 
 impl Handle {
+    /// Asks for what came last.
+    pub(crate) async fn recent<T>(&self, question: impl FnOnce(Reply<T>) -> Question) -> Result<T, Stopped> {
+        self.ask(|reply| Input::Recent(Box::new(question(reply)))).await
+    }
+
     async fn ask<T>(&self, input: impl FnOnce(Reply<T>) -> Input) -> Result<T, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.inputs.send(input(reply)).await.map_err(|_| Stopped)?;
@@ -180,9 +204,9 @@ impl Handle {
         &self,
         selected: Selected,
         kind: SampleKind,
-        seconds: f64,
+        span: FoldSpan,
     ) -> Result<Folded, Stopped> {
-        self.ask(|reply| Input::Fold { selected, kind, seconds, reply }).await
+        self.ask(|reply| Input::Fold { selected, kind, span, reply }).await
     }
 
     /// Series of a selection, by name.

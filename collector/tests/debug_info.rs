@@ -34,8 +34,13 @@ enum Said {
 impl Agent {
     async fn connect(to: &Running) -> Self {
         let (outbox, messages) = mpsc::channel(64);
-        let hello =
-            Hello { protocol: 1, region: "eu-1".into(), service: "edge".into(), instance: "a".into() };
+        let hello = Hello {
+            protocol: 1,
+            region: "eu-1".into(),
+            service: "edge".into(),
+            instance: "a".into(),
+            ..Hello::default()
+        };
         outbox.send(HostMessage { message: Some(host_message::Message::Hello(hello)) }).await.unwrap();
         let incoming = to.agent().connect(ReceiverStream::new(messages)).await.unwrap().into_inner();
         let mut agent = Self { outbox, incoming };

@@ -55,7 +55,12 @@ fn gzip(data: &[u8]) -> Vec<u8> {
 }
 
 fn spans(count: usize) -> ExportTraceServiceRequest {
-    let spans = (0..count).map(|n| Span { name: format!("span {n}"), ..Span::default() }).collect();
+    let spans = (0..count)
+        .map(|n| Span {
+            name: format!("span {n}"),
+            ..Span { trace_id: vec![1; 16], span_id: vec![2; 8], ..Span::default() }
+        })
+        .collect();
     let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
     ExportTraceServiceRequest {
         resource_spans: vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }],

@@ -1,26 +1,42 @@
-//! The stream to the collector beside OTLP: offers debug info of loaded code, sends what is asked for.
+//! The stream to the collector beside OTLP: offers debug info of loaded code, sends what is asked for; has workloads
+//! recorded and uploads the recordings; passes on that somebody watches.
+//!
+//! # Security
+//! Whoever is the collector may have workloads recorded: what a recording holds is said in [`crate::flight`]. How much,
+//! how long and how often is bounded here and there.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandscope_model::{ModuleId, WorkloadId};
+use sandscope_proto::agent as wire;
 use sandscope_proto::agent::agent_client::AgentClient;
 use sandscope_proto::agent::{
-    Chunk, CollectorMessage, Hello, HostMessage, Offer, collector_message, host_message,
+    Chunk, CollectorMessage, Hello, HostMessage, Offer, Refused, Want, collector_message, host_message,
 };
 use sandscope_proto::connect::Connection;
-use sandscope_proto::otlp::Resource;
 use sandscope_proto::{AGENT_PROTOCOL, DEBUG_INFO_CHUNK, MAX_DEBUG_INFO};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::aggregate::Command;
+use crate::flight::Capture;
+use crate::flight::capture::MAX_DURATION;
+use crate::sampler::MAX_HZ;
+use crate::scope::Shared;
 use crate::shelf::Kept;
+use crate::uploads::Uploads;
 
 /// Messages that may wait for a slow collector.
 const OUTBOX: usize = 8;
 /// Modules that may wait to be offered.
 const BACKLOG: usize = 4096;
+/// Captures that may be under way for the collector.
+const MAX_CAPTURES: usize = 4;
 /// Longest pause between attempts to connect.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -34,21 +50,41 @@ pub(crate) struct Available {
     pub size: u64,
 }
 
+/// What the collector is to have.
+pub(crate) enum Given {
+    /// Debug info, if it lacks it.
+    Debug(Available),
+    /// A recording that this host made by itself.
+    Recording { path: PathBuf, workload: String, trigger: String },
+}
+
 /// Starts the stream's task on the current runtime. Code is offered through the channel.
-pub(crate) fn spawn(channel: Connection, resource: &Resource) -> (mpsc::Sender<Available>, JoinHandle<()>) {
+pub(crate) fn spawn(channel: Connection, shared: &Arc<Shared>) -> (mpsc::Sender<Given>, JoinHandle<()>) {
     let (sender, inbox) = mpsc::channel(BACKLOG);
+    let resource = &shared.resource;
     let hello = Hello {
         protocol: AGENT_PROTOCOL,
         region: resource.region.clone(),
         service: resource.service.clone(),
         instance: resource.instance.clone(),
+        host: resource.host.clone(),
+        commands: true,
     };
-    let agent = Agent { channel, hello, inbox, offered: HashMap::new(), unanswered: HashSet::new() };
+    let agent = Agent {
+        channel,
+        hello,
+        inbox,
+        shared: Arc::clone(shared),
+        offered: HashMap::new(),
+        unanswered: HashSet::new(),
+        captures: JoinSet::new(),
+        uploads: Uploads::default(),
+    };
     (sender, tokio::spawn(agent.run()))
 }
 
 /// Ends the stream once every offer is answered. May take as long as the collector does.
-pub(crate) async fn finish(agent: Option<mpsc::Sender<Available>>, done: Option<JoinHandle<()>>) {
+pub(crate) async fn finish(agent: Option<mpsc::Sender<Given>>, done: Option<JoinHandle<()>>) {
     drop(agent);
     if let Some(done) = done {
         // The task does not panic; a cancelled one has nothing left to wait for.
@@ -59,10 +95,14 @@ pub(crate) async fn finish(agent: Option<mpsc::Sender<Available>>, done: Option<
 struct Agent {
     channel: Connection,
     hello: Hello,
-    inbox: mpsc::Receiver<Available>,
+    inbox: mpsc::Receiver<Given>,
+    shared: Arc<Shared>,
     offered: HashMap<ModuleId, Available>,
     /// Offers of this stream that the collector has not answered.
     unanswered: HashSet<ModuleId>,
+    /// Captures that the collector asked for: id, workload, what came of it.
+    captures: JoinSet<(String, String, Result<File, String>)>,
+    uploads: Uploads,
 }
 
 enum End {
@@ -105,16 +145,33 @@ impl Agent {
             }
             self.unanswered.insert(available.id.clone());
         }
+        if !announce(&mut self.uploads, &outbox).await {
+            return Ok(End::Broken);
+        }
         let mut ending = false;
         loop {
-            if ending && self.unanswered.is_empty() {
+            let idle = self.captures.is_empty() && self.uploads.is_empty();
+            if ending && idle && self.unanswered.is_empty() {
                 return Ok(End::Finished);
             }
             tokio::select! {
-                available = self.inbox.recv(), if !ending => {
-                    let Some(available) = available else {
-                        ending = true;
-                        continue;
+                given = self.inbox.recv(), if !ending => {
+                    let available = match given {
+                        Some(Given::Debug(available)) => available,
+                        Some(Given::Recording { path, workload, trigger }) => {
+                            // One that is gone, or finds no room, stays where the host keeps it.
+                            let file = File::open(path).map_err(|error| error.to_string());
+                            let pushed =
+                                file.and_then(|file| self.uploads.push(String::new(), workload, trigger, file));
+                            if pushed == Ok(true) && !announce(&mut self.uploads, &outbox).await {
+                                return Ok(End::Broken);
+                            }
+                            continue;
+                        }
+                        None => {
+                            ending = true;
+                            continue;
+                        }
                     };
                     if available.size > MAX_DEBUG_INFO || self.offered.contains_key(&available.id) {
                         continue;
@@ -124,6 +181,34 @@ impl Agent {
                     }
                     self.unanswered.insert(available.id.clone());
                     self.offered.insert(available.id.clone(), available);
+                }
+                Some(done) = self.captures.join_next(), if !self.captures.is_empty() => {
+                    // Nothing there panics, and nobody cancels it.
+                    let Ok((id, workload, recorded)) = done else { continue };
+                    let pushed = recorded.and_then(|file| {
+                        self.uploads.push(id.clone(), workload, "capture".to_owned(), file)
+                    });
+                    let sent = match pushed {
+                        Ok(true) => announce(&mut self.uploads, &outbox).await,
+                        Ok(false) => true,
+                        Err(reason) => outbox.send(refused(id, reason)).await.is_ok(),
+                    };
+                    if !sent {
+                        return Ok(End::Broken);
+                    }
+                }
+                place = outbox.reserve(), if self.uploads.is_sending() => {
+                    let Ok(place) = place else { return Ok(End::Broken) };
+                    match self.uploads.piece() {
+                        Ok(Some(piece)) => place.send(message(host_message::Message::Piece(piece))),
+                        Ok(None) => {}
+                        // The device lost it: the next one.
+                        Err(_) => {
+                            if !announce(&mut self.uploads, &outbox).await {
+                                return Ok(End::Broken);
+                            }
+                        }
+                    }
                 }
                 message = incoming.message() => {
                     let Some(message) = message? else { return Ok(End::Broken) };
@@ -135,18 +220,58 @@ impl Agent {
         }
     }
 
-    /// Sends what the collector wants; false if the stream broke.
+    /// Does what the collector says; false if the stream broke.
     async fn answer(&mut self, message: &CollectorMessage, outbox: &mpsc::Sender<HostMessage>) -> bool {
-        let want = match &message.message {
-            Some(collector_message::Message::Want(want)) => want,
+        match &message.message {
+            Some(collector_message::Message::Want(want)) => return self.send_debug(want, outbox).await,
             Some(collector_message::Message::Have(have)) => {
                 if let Some(id) = ModuleId::parse(&have.module_id) {
                     self.unanswered.remove(&id);
                 }
-                return true;
             }
-            Some(collector_message::Message::Welcome(_)) | None => return true,
-        };
+            Some(collector_message::Message::Lease(lease)) => {
+                self.shared.tell(Command::Lease(Duration::from_secs(lease.seconds.into())));
+            }
+            Some(collector_message::Message::Capture(order)) => {
+                if let Err(reason) = self.capture(order) {
+                    return outbox.send(refused(order.capture_id.clone(), reason)).await.is_ok();
+                }
+            }
+            Some(collector_message::Message::Resume(resume)) => {
+                self.uploads.resume(resume.number, resume.offset);
+            }
+            Some(collector_message::Message::Stored(stored)) => {
+                if self.uploads.stored(stored.number) {
+                    return announce(&mut self.uploads, outbox).await;
+                }
+            }
+            Some(collector_message::Message::Welcome(_)) | None => {}
+        }
+        true
+    }
+
+    /// Has a workload recorded; why not, if it is not done.
+    fn capture(&mut self, order: &wire::Capture) -> Result<(), String> {
+        let duration = Duration::from_millis(order.milliseconds.into());
+        if duration > MAX_DURATION || !(0.0..=MAX_HZ).contains(&order.hz) {
+            return Err("a capture has 600 s and 10000 Hz at most".to_owned());
+        }
+        if self.captures.len() >= MAX_CAPTURES || self.uploads.is_full() {
+            return Err("enough captures are under way".to_owned());
+        }
+        let (reply, recorded) = oneshot::channel();
+        let workload = order.workload.clone();
+        self.shared.tell(Command::Capture(Capture { workload, duration, hz: order.hz, reply }));
+        let (id, workload) = (order.capture_id.clone(), order.workload.clone());
+        self.captures.spawn(async move {
+            let recorded = recorded.await.unwrap_or_else(|_| Err("the host is busy or ending".to_owned()));
+            (id, workload, recorded)
+        });
+        Ok(())
+    }
+
+    /// Sends debug info; false if the stream broke.
+    async fn send_debug(&mut self, want: &Want, outbox: &mpsc::Sender<HostMessage>) -> bool {
         let Some(available) = ModuleId::parse(&want.module_id).and_then(|id| self.offered.get(&id)) else {
             return true;
         };
@@ -160,7 +285,7 @@ impl Agent {
             sent += piece.len();
             let last = sent >= available.debug.len();
             let chunk = Chunk { module_id: available.id.as_str().to_owned(), data: piece.into(), last };
-            if outbox.send(self::message(host_message::Message::Chunk(chunk))).await.is_err() {
+            if outbox.send(message(host_message::Message::Chunk(chunk))).await.is_err() {
                 return false;
             }
             if last {
@@ -172,6 +297,16 @@ impl Agent {
 
 fn message(message: host_message::Message) -> HostMessage {
     HostMessage { message: Some(message) }
+}
+
+fn refused(capture_id: String, reason: String) -> HostMessage {
+    message(host_message::Message::Refused(Refused { capture_id, reason }))
+}
+
+/// Says what recording is next, if there is one; false if the stream broke.
+async fn announce(uploads: &mut Uploads, outbox: &mpsc::Sender<HostMessage>) -> bool {
+    let Some(upload) = uploads.announce() else { return true };
+    outbox.send(message(host_message::Message::Upload(upload))).await.is_ok()
 }
 
 fn offer(available: &Available) -> HostMessage {

@@ -64,6 +64,7 @@ mod spool;
 #[cfg_attr(not(unix), path = "stack_unsupported.rs")]
 mod stack;
 mod trap;
+mod uploads;
 mod workload;
 
 pub use cache::CacheError;

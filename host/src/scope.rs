@@ -189,6 +189,7 @@ pub struct Builder {
     pub(crate) redaction: Redaction,
     pub(crate) recordings: Option<Recordings>,
     pub(crate) socket: Option<PathBuf>,
+    pub(crate) upload: bool,
     pub(crate) on_recording: OnRecording,
     pub(crate) on_warning: Box<dyn Fn(&Warning) + Send + Sync>,
 }
@@ -319,6 +320,14 @@ impl Builder {
         self
     }
 
+    /// Gives the collector what the flight recorder writes, too: recordings of traps and triggers, with all that
+    /// [`Self::recordings`] puts into them. Default off. What somebody asks for through the collector, with `sandscope
+    /// capture --connect`, goes there in any case, and holds no memory.
+    pub fn upload_recordings(mut self, on: bool) -> Self {
+        self.upload = on;
+        self
+    }
+
     /// Called, on the aggregator's thread, with each recording that the flight recorder made, and why.
     pub fn on_recording(mut self, made: impl Fn(&Path, &str) + Send + Sync + 'static) -> Self {
         self.on_recording = Box::new(made);
@@ -345,8 +354,11 @@ impl Builder {
             cache.and_then(|cache| cache.map_err(|error| (self.on_warning)(&Warning::Cache(error))).ok());
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (spans, ended) = span::queue();
-        let wants_output =
-            self.output && (self.record.is_some() || self.recordings.is_some() || self.socket.is_some());
+        let wants_output = self.output
+            && (self.record.is_some()
+                || self.recordings.is_some()
+                || self.socket.is_some()
+                || self.otlp.is_some());
         let (output, written) = wants_output.then(LineQueue::new).unzip();
         let shared = Arc::new(Shared {
             scope: NEXT_SCOPE.fetch_add(1, Ordering::Relaxed),
@@ -495,6 +507,7 @@ impl Sandscope {
             redaction: Redaction::default(),
             recordings: None,
             socket: None,
+            upload: false,
             on_recording: Box::new(|_, _| ()),
             on_warning: Box::new(|_| ()),
         }

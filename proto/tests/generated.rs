@@ -25,6 +25,9 @@ fn generated_code_is_up_to_date() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = [
         "query/v1/query",
+        "query/v1/live",
+        "query/v1/recordings",
+        "query/v1/selection",
         "agent/v1/agent",
         "recording/v1/profile",
         "recording/v1/coldstart",

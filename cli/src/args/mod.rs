@@ -1,7 +1,9 @@
 //! The flags, as clap sees them. Nothing here decides anything.
 
+mod capture;
 mod collect;
 mod reach;
+mod symbols;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,12 +12,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use sandscope_host::Trigger;
 
-use crate::values::{
-    bytes, capture_hz, capture_time, default_cache, duration, recorder_size, recorder_time, seconds,
-};
+use crate::values::{bytes, default_cache, duration, recorder_size, recorder_time, seconds};
 
+pub use capture::{CaptureArgs, CaptureMemory};
 pub use collect::{CollectArgs, LogFull};
 pub use reach::{HostReach, Reach};
+pub use symbols::{AddrStyle, SymbolizeArgs, SymbolsArgs, SymbolsCommand};
 
 /// Observability and debugging for sandboxed (WebAssembly) workloads.
 #[derive(Debug, Parser)]
@@ -237,6 +239,9 @@ pub struct Flight {
     /// over bytes, as often as needed.
     #[arg(long = "redact", value_name = "REGEX")]
     pub redact: Vec<String>,
+    /// Give the collector (--otlp) the recordings that go to --recordings, too, with all that is in them.
+    #[arg(long, requires = "otlp")]
+    pub upload_recordings: bool,
     /// Let this user ask for recordings over a socket at this path; see sandscope capture.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -299,45 +304,6 @@ pub struct ServeArgs {
     pub max_body: usize,
     /// The guest.
     pub component: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub struct CaptureArgs {
-    /// Name of the workload; all its versions are recorded.
-    #[arg(long, value_name = "NAME")]
-    pub workload: String,
-    /// How long, up to 10 minutes.
-    #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = capture_time)]
-    pub duration: Duration,
-    /// Samples per second of CPU time and thread while it lasts, where that is more than the host takes anyway.
-    #[arg(long, value_parser = capture_hz)]
-    pub hz: Option<f64>,
-    /// Insist on allocations, which are in the recording if the host was started with --alloc.
-    #[arg(long)]
-    pub alloc: bool,
-    /// What of the guest's memory the recording may hold. Of a guest that runs on, nothing can be held.
-    #[arg(long, value_enum, default_value_t = CaptureMemory::None)]
-    pub memory: CaptureMemory,
-    /// The host's process, if there are several.
-    #[arg(long)]
-    pub pid: Option<u32>,
-    /// The host's socket; by default the one in XDG_RUNTIME_DIR/sandscope.
-    #[arg(long, value_name = "PATH", conflicts_with = "pid")]
-    pub socket: Option<PathBuf>,
-    /// The file to write.
-    #[arg(short, long, value_name = "FILE")]
-    pub out: PathBuf,
-}
-
-/// What of a guest's memory a capture holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum CaptureMemory {
-    /// Nothing.
-    None,
-    /// Stacks.
-    Stack,
-    /// All of it.
-    All,
 }
 
 #[derive(Debug, Args)]
@@ -443,103 +409,6 @@ pub struct DiffArgs {
     /// cpu, wall, alloc, call, phase, lock, gc, host_call, memory.
     #[arg(long, value_name = "LIMIT")]
     pub fail_on: Vec<crate::diff::Limit>,
-}
-
-#[derive(Debug, Args)]
-pub struct SymbolizeArgs {
-    /// The module or component.
-    #[arg(short, long, short_alias = 'e', alias = "exe", value_name = "FILE")]
-    pub module: PathBuf,
-    /// More files about it: its debug file, .dwo or .dwp files, its source map. By default those beside it that it
-    /// names, then its debug file in the local store.
-    #[arg(long, value_name = "FILE")]
-    pub debug: Vec<PathBuf>,
-    /// JSON for scripts instead of text.
-    #[arg(long)]
-    pub json: bool,
-    /// Addresses count from the content of the Code section, as llvm-symbolizer has them.
-    #[arg(long)]
-    pub section_relative: bool,
-    #[command(flatten)]
-    pub style: AddrStyle,
-    /// Whole-file byte offsets, decimal or 0x-hexadecimal; from stdin, one a line, if none is given.
-    pub addresses: Vec<String>,
-}
-
-/// What addr2line is told to print.
-#[derive(Debug, Clone, Copy, Default, Args)]
-pub struct AddrStyle {
-    /// As addr2line: function names.
-    #[arg(short, long)]
-    pub functions: bool,
-    /// As addr2line: names as people wrote them, not as linkers see them.
-    #[arg(short = 'C', long)]
-    pub demangle: bool,
-    /// As addr2line: the calls that inlined code was called by.
-    #[arg(short, long, alias = "inlining")]
-    pub inlines: bool,
-    /// As addr2line: the address before each answer.
-    #[arg(short, long = "show-addresses", alias = "addresses")]
-    pub addresses_too: bool,
-    /// As addr2line: a line for each frame.
-    #[arg(short, long)]
-    pub pretty_print: bool,
-    /// As addr2line: files without their folders.
-    #[arg(short = 's', long)]
-    pub basenames: bool,
-}
-
-impl AddrStyle {
-    /// Whether anything was asked for.
-    pub fn is_any(self) -> bool {
-        let Self { functions, demangle, inlines, addresses_too, pretty_print, basenames } = self;
-        functions || demangle || inlines || addresses_too || pretty_print || basenames
-    }
-}
-
-#[derive(Debug, Args)]
-pub struct SymbolsArgs {
-    #[command(subcommand)]
-    pub command: SymbolsCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum SymbolsCommand {
-    /// Keep debug info of modules under their ids; the last file of an id counts. Code and data are left out.
-    Push {
-        /// Modules or debug files.
-        #[arg(required = true)]
-        files: Vec<PathBuf>,
-        /// A directory or a collector's HTTP address; by default sandscope/symbols in XDG_DATA_HOME or ~/.local/share.
-        #[arg(long, value_name = "DIR|URL")]
-        to: Option<String>,
-        /// Keep code and data too.
-        #[arg(long)]
-        with_code: bool,
-        #[command(flatten)]
-        reach: Reach,
-    },
-    /// What is kept: id and size in bytes.
-    List {
-        /// A directory or a collector's HTTP address.
-        #[arg(long, value_name = "DIR|URL")]
-        from: Option<String>,
-        #[command(flatten)]
-        reach: Reach,
-    },
-    /// Get debug info back.
-    Fetch {
-        /// A build id, or another id that `list` or `report` prints.
-        id: String,
-        /// Where to write it; by default the first 12 digits of the id and `.wasm`.
-        #[arg(short, long, value_name = "FILE")]
-        output: Option<PathBuf>,
-        /// A directory or a collector's HTTP address.
-        #[arg(long, value_name = "DIR|URL")]
-        from: Option<String>,
-        #[command(flatten)]
-        reach: Reach,
-    },
 }
 
 #[derive(Debug, Args)]

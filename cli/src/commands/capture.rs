@@ -1,5 +1,6 @@
-//! `sandscope capture`: asks a running host of this machine for a recording.
+//! `sandscope capture`: asks a running host of this machine for a recording; `capture_remote` asks a collector's.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,12 +13,15 @@ use crate::problem::{Problem, chain};
 
 /// Has a host record, and writes what it recorded.
 pub fn capture(args: &CaptureArgs) -> Result<ExitCode, Problem> {
-    let socket = socket(args)?;
-    let host = capture::list(&socket).map_err(|error| Problem::usage(chain(&error)))?;
     if args.memory != CaptureMemory::None {
         return Err(Problem::usage("hold the memory of a guest that runs")
             .next("Memory is kept where a guest traps: `serve --recordings DIR --memory stack`."));
     }
+    if let Some(url) = &args.connect {
+        return super::capture_remote::capture(url, args);
+    }
+    let socket = socket(args)?;
+    let host = capture::list(&socket).map_err(|error| Problem::usage(chain(&error)))?;
     if args.alloc && !host.alloc {
         return Err(Problem::usage(
             "record allocations: guests report them from their start on or not at all",
@@ -28,13 +32,12 @@ pub fn capture(args: &CaptureArgs) -> Result<ExitCode, Problem> {
         eprintln!("sandscope: the host takes {} samples a second anyway", host.hz);
     }
     eprintln!("sandscope: recording {} for {:?}", visible(&args.workload), args.duration);
-    let mut part = args.out.as_os_str().to_owned();
-    part.push(".part");
-    let done = write(&socket, args, Path::new(&part));
-    if done.is_err() {
-        let _ = std::fs::remove_file(&part);
-    }
-    let bytes = done.map_err(|error| {
+    let bytes = written(
+        &args.out,
+        |file| capture::record(&socket, &args.workload, args.duration, args.hz.unwrap_or(0.0), file),
+        CaptureError::Write,
+    )
+    .map_err(|error| {
         let problem = Problem::usage(chain(&error));
         match error {
             CaptureError::Refused { .. } => problem.next(format!("It has {}.", workloads(&host.workloads))),
@@ -46,15 +49,27 @@ pub fn capture(args: &CaptureArgs) -> Result<ExitCode, Problem> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(socket: &Path, args: &CaptureArgs, part: &Path) -> Result<u64, CaptureError> {
-    let mut options = std::fs::File::options();
+/// Writes a file beside its place, for this user alone, and puts it there when it is whole.
+pub(super) fn written<E>(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> Result<u64, E>,
+    failed: fn(std::io::Error) -> E,
+) -> Result<u64, E> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let mut options = File::options();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(part).map_err(CaptureError::Write)?;
-    let bytes = capture::record(socket, &args.workload, args.duration, args.hz.unwrap_or(0.0), &mut file)?;
-    file.flush().and_then(|()| std::fs::rename(part, &args.out)).map_err(CaptureError::Write)?;
-    Ok(bytes)
+    let done = options.open(&part).map_err(failed).and_then(|mut file| {
+        let bytes = write(&mut file)?;
+        file.flush().and_then(|()| std::fs::rename(&part, path)).map_err(failed)?;
+        Ok(bytes)
+    });
+    if done.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    done
 }
 
 /// The socket that the flags name, or that of the only host.

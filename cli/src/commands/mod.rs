@@ -2,6 +2,7 @@
 
 pub mod addr2line;
 pub mod capture;
+mod capture_remote;
 pub mod collect;
 pub mod diff;
 pub mod export;
@@ -53,6 +54,7 @@ pub fn scope(
         .spool(SpoolSettings { directory: identity.spool.clone(), limit: identity.spool_size as u64 })
         .interval(identity.interval)
         .metrics_facade(true)
+        .upload_recordings(flight.upload_recordings)
         .on_recording(|path, why| {
             eprintln!("recording of {}: {1}  (sandscope open {1})", visible(why), path.display());
         })

@@ -45,10 +45,13 @@ pub struct LimitsSection {
     pub rows: Option<usize>,
     pub hosts: Option<usize>,
     pub series: Option<usize>,
+    pub figures: Option<Size>,
+    pub recent: Option<Size>,
     pub stacks: Option<Size>,
     pub stacks_per_row: Option<usize>,
     pub retention: Option<Time>,
     pub debug_info: Option<Size>,
+    pub recordings: Option<Size>,
     pub agents: Option<usize>,
     pub watchers: Option<usize>,
 }

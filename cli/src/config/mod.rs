@@ -62,7 +62,7 @@ impl Resolved {
     /// What is wrong with the settings.
     pub fn problem(&self, error: &BindError) -> Problem {
         let next = match error {
-            BindError::Log(_) => "Choose another directory with --data.",
+            BindError::Log(_) | BindError::Recordings(_) => "Choose another directory with --data.",
             BindError::Access(AccessError::Exposed { .. }) => {
                 "docs/COLLECTOR.md says how TLS and credentials are set up; --insecure does without them."
             }
@@ -213,17 +213,24 @@ fn limits_of(file: &LimitsSection, defaults: &Limits, chooser: &mut Chooser) -> 
         count("limits.watchers", file.watchers, defaults.watchers),
     );
     let mut size = |name: &str, file, default: u64| chooser.choose(name, None, file, Size(default)).0;
-    let flame_bytes = size("limits.stacks", file.stacks, defaults.flame_bytes as u64);
+    let memory = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let figures_bytes = memory(size("limits.figures", file.figures, defaults.figures_bytes as u64));
+    let recent_bytes = memory(size("limits.recent", file.recent, defaults.recent_bytes as u64));
+    let flame_bytes = memory(size("limits.stacks", file.stacks, defaults.flame_bytes as u64));
     let debug_info_bytes = size("limits.debug_info", file.debug_info, defaults.debug_info_bytes);
+    let recordings_bytes = size("limits.recordings", file.recordings, defaults.recordings_bytes);
     let retention = chooser.choose("limits.retention", None, file.retention, Time(defaults.retention)).0;
     Limits {
         keys,
         hosts,
         series,
-        flame_bytes: usize::try_from(flame_bytes).unwrap_or(usize::MAX),
+        figures_bytes,
+        recent_bytes,
+        flame_bytes,
         stacks_per_bucket,
         retention,
         debug_info_bytes,
+        recordings_bytes,
         agents,
         watchers,
     }

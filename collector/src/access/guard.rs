@@ -31,7 +31,21 @@ const SENDERS: [&str; 5] = [
 const CAPTURES: [&str; 2] = ["Capture", "Recording"];
 /// Methods of the query service that keep to the regions of a grant. One that is not here is for readers of all
 /// regions and tenants.
-const SCOPED: [&str; 4] = ["Watch", "Flame", "Series", "DebugInfo"];
+const SCOPED: [&str; 13] = [
+    "Watch",
+    "Flame",
+    "FlameDiff",
+    "Series",
+    "Traces",
+    "Trace",
+    "Events",
+    "Lines",
+    "Hosts",
+    "Capture",
+    "Recordings",
+    "Recording",
+    "DebugInfo",
+];
 
 /// What a method needs. What is not known needs the most.
 fn role(service: &str, method: &str) -> Role {

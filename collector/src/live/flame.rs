@@ -1,12 +1,15 @@
 //! Stacks of the last quarter of an hour: weights per row and kind in buckets of 10 s, within a byte bound.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandscope_model::profile::Weight;
 use sandscope_model::{Frame, Profile, SampleKind};
 use sandscope_proto::otlp::ProfileBatch;
 
+use super::hosts::Source;
 use super::stacks::Dictionary;
 use super::window::slot_of;
 use super::{Key, Selected};
@@ -16,7 +19,7 @@ const BUCKET_S: f64 = 10.0;
 /// Estimated bytes of a stack's weight in a bucket.
 const WEIGHT_BYTES: usize = 48;
 /// Estimated bytes of a row's part of a bucket without its stacks.
-const PART_BYTES: usize = 256;
+const PART_BYTES: usize = 2048;
 /// Name of the frame that stands for stacks beyond a bound.
 const OTHER: &str = "[other]";
 
@@ -27,9 +30,45 @@ struct Part {
     hz: f64,
 }
 
+/// What is held apart: rows, kinds, and what the code ran on, as the first host that had it says it.
+#[derive(Clone)]
+struct PartKey {
+    key: Key,
+    kind: SampleKind,
+    platform: Arc<Source>,
+}
+
+impl PartKey {
+    fn parts(&self) -> (&Key, SampleKind, &str, &str, &str) {
+        let (engine, version) = self.platform.engine_parts();
+        (&self.key, self.kind, &self.platform.arch, engine, version)
+    }
+}
+
+impl PartialEq for PartKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for PartKey {}
+
+impl Hash for PartKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
 struct Bucket {
     slot: u64,
-    parts: HashMap<(Key, SampleKind), Part>,
+    parts: HashMap<PartKey, Part>,
+}
+
+/// A span of time: so many seconds (0: all that is held) that ended so many seconds ago.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Span {
+    pub seconds: f64,
+    pub age: f64,
 }
 
 impl Bucket {
@@ -85,13 +124,20 @@ impl Flames {
     }
 
     /// Adds a profile; returns how many older samples had to go.
-    pub(super) fn add(&mut self, now: Duration, key: &Key, batch: &ProfileBatch) -> u64 {
+    pub(super) fn add(
+        &mut self,
+        now: Duration,
+        key: &Key,
+        source: &Arc<Source>,
+        batch: &ProfileBatch,
+    ) -> u64 {
         let slot = slot_of(now);
         self.expire(now);
         if self.buckets.back().is_none_or(|newest| newest.slot < slot) {
             self.buckets.push_back(Bucket { slot, parts: HashMap::new() });
         }
         let mut evicted = 0;
+        let own = PartKey { key: key.clone(), kind: batch.kind, platform: source.clone() };
         for (stack, weight) in batch.profile.iter() {
             // Checked per stack: one profile can be as large as the bound.
             if self.bytes() > self.max_bytes {
@@ -99,7 +145,7 @@ impl Flames {
             }
             let full = self.bytes() > self.max_bytes;
             let Some(bucket) = self.buckets.back_mut() else { break };
-            let part = bucket.parts.entry((key.clone(), batch.kind)).or_insert_with(|| {
+            let part = bucket.parts.entry(own.clone()).or_insert_with(|| {
                 self.weights += PART_BYTES;
                 Part::default()
             });
@@ -173,18 +219,17 @@ impl Flames {
         self.settled = self.dictionary.bytes();
     }
 
-    /// Stacks of a kind in the `seconds` before now; all that are held for 0. Buckets are counted whole.
-    pub(super) fn fold(&self, now: Duration, selected: &Selected, kind: SampleKind, seconds: f64) -> Folded {
-        let first = match seconds {
-            s if s > 0.0 => ((now.as_secs_f64() - s) / BUCKET_S).floor().max(0.0) as u64,
-            _ => 0,
-        };
+    /// Stacks of a kind and a span of time. Buckets are counted whole.
+    pub(super) fn fold(&self, now: Duration, selected: &Selected, kind: SampleKind, span: Span) -> Folded {
+        let end = now.as_secs_f64() - span.age.max(0.0);
+        let slot = |seconds: f64| (seconds / BUCKET_S).floor().max(0.0) as u64;
+        let first = if span.seconds > 0.0 { slot(end - span.seconds) } else { 0 };
         let mut sums: HashMap<u32, Weight> = HashMap::new();
         let mut other = Weight::default();
         let mut rates: Vec<f64> = Vec::new();
-        for bucket in self.buckets.iter().filter(|bucket| bucket.slot >= first) {
-            for ((key, of), part) in &bucket.parts {
-                if *of != kind || !selected.matches(key) {
+        for bucket in self.buckets.iter().filter(|bucket| (first..=slot(end)).contains(&bucket.slot)) {
+            for (of, part) in &bucket.parts {
+                if of.kind != kind || !selected.matches(&of.key) || !selected.is_platform(&of.platform) {
                     continue;
                 }
                 if !rates.contains(&part.hz) && rates.len() < 2 {

@@ -1,9 +1,18 @@
-//! The live state: rows, stacks and series of the last minutes, in bounded memory. A core: time is an argument,
-//! nothing is sent or printed. Who asks and who is answered is the business of `state`.
+//! The live state: rows, stacks, series, spans, events, lines and hosts of the last minutes, in bounded memory. A core:
+//! time is an argument, nothing is sent or printed. Who asks and who is answered is the business of `state`.
+//!
+//! [`Live::bytes`] estimates what it takes, never below what it is, and stays below `Limits::live_bytes`: rows and series
+//! share a budget ([`budget`]), stacks have one ([`flame`]), and so has each kind of what comes last ([`recent`]).
 
+mod budget;
+mod events;
 mod flame;
+mod hosts;
 mod presence;
+mod recent;
+mod selected;
 mod series;
+mod spans;
 mod stacks;
 mod stream;
 mod window;
@@ -15,21 +24,36 @@ use std::time::Duration;
 
 use sandscope_model::{SampleKind, WorkloadId};
 use sandscope_proto::metric::Metric;
-use sandscope_proto::otlp::{MetricBatch, ProfileBatch, Resource};
-use sandscope_proto::query::{RowKey, Selection, SeriesPoint, WorkloadRow};
+use sandscope_proto::otlp::{EventBatch, LineBatch, MetricBatch, ProfileBatch, Resource, SpanBatch};
+use sandscope_proto::query::{
+    self as wire, EventsRequest, EventsResponse, HostRow, LinesRequest, LinesResponse, RowKey, SeriesPoint,
+    TracesRequest, TracesResponse, WorkloadRow,
+};
 
 use crate::account::{Dropped, Outcome};
 use crate::config::Limits;
+use budget::Budget;
+use events::{Events, Lines};
 use flame::Flames;
-pub(crate) use flame::Folded;
-use presence::Presence;
+pub(crate) use flame::{Folded, Span as FoldSpan};
+use hosts::{Hosts, Source, Times};
+pub(crate) use selected::{Selected, Tells};
 use series::SeriesStore;
-use workload::Workload;
+use spans::Spans;
+use workload::{HOST_BYTES, ROW_BYTES, Workload};
 
 /// Workload of host-wide figures, and of senders that name none. Shown only if it has something to show.
 pub(crate) const NO_WORKLOAD: &str = "(none)";
 /// Workload of the row that everything beyond the bound of rows is added to.
 pub(crate) const OVERFLOW: &str = "(overflow)";
+
+/// Items of an answer, if nobody says how many, and at most.
+const USUAL_ITEMS: usize = 100;
+const MAX_ITEMS: usize = 1000;
+/// Bytes of an answer: under gRPC's default limit of 4 MiB.
+const MAX_ANSWER: usize = 3 << 20;
+/// Hosts of an answer.
+const MAX_HOSTS: usize = 2000;
 
 /// Longest text of a part of a key, in bytes; the rest is cut.
 const MAX_LABEL: usize = 256;
@@ -60,38 +84,21 @@ impl Key {
     }
 }
 
-/// Which rows are asked for.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Selected {
-    selection: Selection,
-    /// Regions that the one who asks may see; `None` is all.
-    regions: Option<Vec<String>>,
-}
-
-impl Selected {
-    pub(crate) fn new(selection: Option<Selection>) -> Self {
-        Self { selection: selection.unwrap_or_default(), regions: None }
-    }
-
-    /// Of these regions only.
-    pub(crate) fn within(self, regions: Option<Vec<String>>) -> Self {
-        Self { regions, ..self }
-    }
-
-    pub(crate) fn matches(&self, key: &Key) -> bool {
-        let is = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
-        is(&self.selection.region, &key.region)
-            && is(&self.selection.workload, &key.workload)
-            && is(&self.selection.version, &key.version)
-            && self.regions.as_ref().is_none_or(|regions| regions.iter().any(|one| **one == *key.region))
-    }
-}
-
 /// What one request brought, decoded.
 #[derive(Debug)]
 pub(crate) enum Batch {
     Metrics(Vec<MetricBatch>),
     Profiles(Vec<ProfileBatch>),
+    Traces {
+        spans: Vec<SpanBatch>,
+        events: Vec<EventBatch>,
+        /// Events that were too many for one span.
+        skipped: u64,
+    },
+    Logs {
+        lines: Vec<LineBatch>,
+        events: Vec<EventBatch>,
+    },
 }
 
 /// Everything that is held of the last minutes.
@@ -102,7 +109,14 @@ pub(crate) struct Live {
     hosts: usize,
     series: SeriesStore,
     flames: Flames,
-    senders: HashMap<Sender, Presence>,
+    spans: Spans,
+    events: Events,
+    lines: Lines,
+    senders: Hosts,
+    /// Of rows and series.
+    budget: Budget,
+    /// The wall clock at time zero, ns since the epoch.
+    epoch: u64,
     swept: Duration,
     made_room: Duration,
 }
@@ -149,7 +163,12 @@ impl Live {
             hosts: 0,
             series: SeriesStore::new(limits.series),
             flames: Flames::new(limits.flame_bytes, limits.stacks_per_bucket, limits.retention),
-            senders: HashMap::new(),
+            spans: Spans::new(limits.recent_bytes / 2, limits.keys),
+            events: Events::new(limits.recent_bytes / 8, limits.keys),
+            lines: Lines::new(limits.recent_bytes / 4, limits.keys),
+            senders: Hosts::new(limits.hosts.min(limits.recent_bytes / 8 / hosts::MOST_BYTES)),
+            budget: Budget::new(limits.figures_bytes),
+            epoch: 0,
             swept: Duration::ZERO,
             made_room: Duration::ZERO,
             limits: limits.clone(),
@@ -171,22 +190,95 @@ impl Live {
                     self.profile(now, batch, &mut outcome);
                 }
             }
+            Batch::Traces { spans, events, skipped } => {
+                spans.iter().for_each(|batch| self.spans(now, batch, &mut outcome));
+                events.iter().for_each(|batch| self.events(now, batch, &mut outcome));
+                self.events.skip(*skipped);
+            }
+            Batch::Logs { lines, events } => {
+                lines.iter().for_each(|batch| self.lines(now, batch, &mut outcome));
+                events.iter().for_each(|batch| self.events(now, batch, &mut outcome));
+            }
         }
         outcome
     }
 
+    /// Says what the wall clock shows at a time, in ns since the epoch.
+    pub(crate) fn set_clock(&mut self, now: Duration, unix_nano: u64) {
+        self.epoch = unix_nano.saturating_sub(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Estimated size in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let recent = self.spans.bytes() + self.events.bytes() + self.lines.bytes() + self.senders.bytes();
+        self.budget.used() + self.flames.bytes() + recent
+    }
+
+    /// Notes that a sender was heard at a time, with something that it sent then (0: unknown). What it says of itself, and
+    /// how many bytes that takes in each item that refers to it.
+    fn heard(
+        &mut self,
+        now: Duration,
+        sender: &Sender,
+        resource: &Resource,
+        sent: u64,
+    ) -> (Arc<Source>, usize) {
+        let since = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let times = Times { sent, received: self.epoch.saturating_add(since) };
+        let (source, kept) = self.senders.heard(now, sender, resource, times);
+        let bytes = if kept { 0 } else { source.bytes() };
+        (source, bytes)
+    }
+
+    fn spans(&mut self, now: Duration, batch: &SpanBatch, outcome: &mut Outcome) {
+        let sender = Sender::of(&batch.resource);
+        let sent = batch.spans.iter().map(|span| span.end_unix_nano).max().unwrap_or(0);
+        let (source, extra) = self.heard(now, &sender, &batch.resource, sent);
+        for span in &batch.spans {
+            let key = sender.key(span.workload.as_ref());
+            self.events.trap(now, &key, &source, extra, span);
+            self.spans.add(now, &key, &source, extra, span);
+        }
+        outcome.delivered += batch.spans.len() as u64;
+    }
+
+    fn events(&mut self, now: Duration, batch: &EventBatch, outcome: &mut Outcome) {
+        let sender = Sender::of(&batch.resource);
+        let sent = batch.events.iter().map(|event| event.time_unix_nano).max().unwrap_or(0);
+        let (source, extra) = self.heard(now, &sender, &batch.resource, sent);
+        for event in &batch.events {
+            self.events.add(now, &sender.key(event.workload.as_ref()), &source, extra, event);
+        }
+        outcome.delivered += batch.events.len() as u64;
+    }
+
+    fn lines(&mut self, now: Duration, batch: &LineBatch, outcome: &mut Outcome) {
+        let sender = Sender::of(&batch.resource);
+        let sent = batch.lines.iter().map(|line| line.time_unix_nano).max().unwrap_or(0);
+        let (source, extra) = self.heard(now, &sender, &batch.resource, sent);
+        for line in &batch.lines {
+            self.lines.add(now, &sender.key(line.workload.as_ref()), &source, extra, line);
+        }
+        outcome.delivered += batch.lines.len() as u64;
+    }
+
     fn metrics(&mut self, now: Duration, batch: &MetricBatch, outcome: &mut Outcome) {
         let sender = Sender::of(&batch.resource);
-        self.heard(now, &sender);
+        let sent = batch.points.iter().map(|point| point.time_unix_nano).max().unwrap_or(0);
+        self.heard(now, &sender, &batch.resource, sent);
         for point in &batch.points {
             let key = sender.key(point.workload.as_ref());
             let result = match Metric::parse(&point.name) {
-                Some(metric) if workload::is_shown(metric) => self
-                    .row(now, key, &sender.boot)
-                    .and_then(|(row, host)| row.point(now, &host, metric, point)),
+                Some(metric) if workload::is_shown(metric) => {
+                    let room = self.budget.room(&sender.boot);
+                    let taken = self
+                        .row(now, key, &sender.boot)
+                        .and_then(|(row, host)| row.point(now, &host, metric, point, room));
+                    taken.map(|bytes| self.budget.add(&sender.boot, bytes))
+                }
                 _ => {
                     let key = if point.workload.is_some() { key } else { unnamed(key) };
-                    self.series.point(now, &key, &sender.boot, point)
+                    self.series.point(now, &key, &sender.boot, point, &mut self.budget)
                 }
             };
             match result {
@@ -198,28 +290,31 @@ impl Live {
 
     fn profile(&mut self, now: Duration, batch: &ProfileBatch, outcome: &mut Outcome) {
         let sender = Sender::of(&batch.resource);
-        self.heard(now, &sender);
+        let sent = batch.time_unix_nano.saturating_add(batch.duration_nano);
+        let (source, _) = self.heard(now, &sender, &batch.resource, sent);
         let samples = batch.profile.iter().fold(0u64, |sum, (_, weight)| sum.saturating_add(weight.samples));
         let mut key = sender.key(batch.workload.as_ref());
-        if !self.admits(&key) {
+        if !self.admits(&key, &sender.boot) {
             key = overflow();
         }
         match self.row(now, key.clone(), &sender.boot) {
             Ok((row, host)) => row.profile(now, &host, batch),
             Err(reason) => return outcome.drop(reason, samples),
         }
-        let evicted = self.flames.add(now, &key, batch);
+        let evicted = self.flames.add(now, &key, &source, batch);
         outcome.delivered = outcome.delivered.saturating_add(samples);
         outcome.drop(Dropped::Evicted, evicted);
     }
 
-    fn admits(&self, key: &Key) -> bool {
-        self.workloads.len() < self.limits.keys || self.workloads.contains_key(key)
+    /// Whether a key has a row, or there is room for one. What is left then is for the row of overflow.
+    fn admits(&self, key: &Key, boot: &str) -> bool {
+        let has_room = || self.budget.room_for_rows(boot) >= ROW_BYTES + HOST_BYTES;
+        self.workloads.contains_key(key) || (self.workloads.len() < self.limits.keys && has_room())
     }
 
     /// The row of a key, and the name of the host in it.
     fn row(&mut self, now: Duration, key: Key, boot: &str) -> Result<(&mut Workload, Box<str>), Dropped> {
-        let (key, host): (Key, Box<str>) = if self.admits(&key) {
+        let (key, host): (Key, Box<str>) = if self.admits(&key, boot) {
             (key, boot.into())
         } else {
             // Streams of different workloads must not be taken for one stream.
@@ -228,6 +323,7 @@ impl Live {
         };
         let row = self.workloads.get(&key);
         if row.is_none_or(|row| !row.knows(&host)) {
+            let bytes = HOST_BYTES + host.len() + if row.is_none() { ROW_BYTES } else { 0 };
             // One sender with too many labels must not use up the room of all hosts.
             let share = self.limits.hosts / OVERFLOW_SHARE;
             if &*key.workload == OVERFLOW && row.is_some_and(|row| row.hosts() >= share) {
@@ -238,20 +334,13 @@ impl Live {
                 self.sweep_hosts(now, Duration::ZERO);
                 self.made_room = now;
             }
-            if self.hosts >= self.limits.hosts {
+            if self.hosts >= self.limits.hosts || self.budget.room(boot) < bytes {
                 return Err(Dropped::Hosts);
             }
             self.hosts += 1;
+            self.budget.add(boot, bytes);
         }
         Ok((self.workloads.entry(key).or_default(), host))
-    }
-
-    fn heard(&mut self, now: Duration, sender: &Sender) {
-        if let Some(presence) = self.senders.get_mut(sender) {
-            presence.heard(now);
-        } else if self.senders.len() < self.limits.hosts {
-            self.senders.insert(sender.clone(), Presence::new(now));
-        }
     }
 
     /// Forgets what was silent for as long as anything is held.
@@ -263,7 +352,11 @@ impl Live {
         self.sweep_hosts(now, retention);
         self.workloads.retain(|_, row| row.hosts() > 0 || row.silence(now) <= retention);
         self.series.forget(now, retention);
-        self.senders.retain(|_, presence| presence.is_live(now) || presence.silence(now) <= retention);
+        self.senders.forget(now, retention);
+        self.spans.forget(now, retention);
+        self.events.forget(now, retention);
+        self.lines.forget(now, retention);
+        self.count();
         self.swept = now;
     }
 
@@ -272,6 +365,14 @@ impl Live {
             row.forget(now, silence);
         }
         self.hosts = self.workloads.values().map(Workload::hosts).sum();
+        self.count();
+    }
+
+    /// Counts the bytes of rows and series anew.
+    fn count(&mut self) {
+        self.budget.clear();
+        self.workloads.values().for_each(|row| row.count(&mut self.budget));
+        self.series.count(&mut self.budget);
     }
 
     /// The rows of all keys.
@@ -287,13 +388,57 @@ impl Live {
 
     /// Senders that are live.
     pub(crate) fn senders(&self, now: Duration) -> u32 {
-        let live = self.senders.values().filter(|presence| presence.is_live(now)).count();
-        u32::try_from(live).unwrap_or(u32::MAX)
+        u32::try_from(self.senders.live(now)).unwrap_or(u32::MAX)
     }
 
-    /// Stacks of a kind in the `seconds` before now, heaviest first; all that are held for 0.
-    pub(crate) fn fold(&self, now: Duration, selected: &Selected, kind: SampleKind, seconds: f64) -> Folded {
-        self.flames.fold(now, selected, kind, seconds)
+    /// Boots of hosts that run a workload of the selection and are live; each once.
+    pub(crate) fn boots(&self, now: Duration, selected: &Selected) -> Vec<Box<str>> {
+        let rows = self.workloads.iter().filter(|(key, _)| selected.matches(key));
+        let mut boots: Vec<Box<str>> = rows.flat_map(|(_, row)| row.live_hosts(now)).collect();
+        boots.sort_unstable();
+        boots.dedup();
+        boots
+    }
+
+    /// Hosts of a selection, in order; and how many are left out.
+    pub(crate) fn hosts(&self, now: Duration, selected: &Selected) -> (Vec<HostRow>, u64) {
+        self.senders.find(now, selected, MAX_HOSTS)
+    }
+
+    /// Traces with spans of a selection, newest first.
+    pub(crate) fn traces(&self, request: &TracesRequest, selected: &Selected) -> TracesResponse {
+        self.spans.traces(request, selected)
+    }
+
+    /// Spans of a selection in a trace, earliest first; and how many are left out.
+    pub(crate) fn trace(&self, id: u128, selected: &Selected) -> (Vec<wire::Span>, u64) {
+        self.spans.trace(id, selected)
+    }
+
+    /// Events of a selection, newest first.
+    pub(crate) fn find_events(&self, request: &EventsRequest, selected: &Selected) -> EventsResponse {
+        self.events.find(request, selected)
+    }
+
+    /// Lines of a selection and, if one is named, of a trace, newest first.
+    pub(crate) fn find_lines(
+        &self,
+        request: &LinesRequest,
+        trace: Option<u128>,
+        selected: &Selected,
+    ) -> LinesResponse {
+        self.lines.find(request, trace, selected)
+    }
+
+    /// Stacks of a kind and a span of time, heaviest first.
+    pub(crate) fn fold(
+        &self,
+        now: Duration,
+        selected: &Selected,
+        kind: SampleKind,
+        span: FoldSpan,
+    ) -> Folded {
+        self.flames.fold(now, selected, kind, span)
     }
 
     /// Series of a name, in order, at most `max`; and how many more there are.
@@ -317,10 +462,17 @@ fn unnamed(key: Key) -> Key {
     Key { workload: "".into(), ..key }
 }
 
+/// How many items an answer has that somebody wants so many of.
+fn limit(wanted: u32) -> usize {
+    if wanted == 0 { USUAL_ITEMS } else { (wanted as usize).min(MAX_ITEMS) }
+}
+
 fn has_something_to_show(row: &WorkloadRow) -> bool {
     let counts = [row.calls, row.errors, row.traps, row.samples, row.samples_dropped, row.cold_starts];
     counts.into_iter().flatten().any(|count| count > 0)
 }
 
+#[cfg(test)]
+mod recent_tests;
 #[cfg(test)]
 mod tests;

@@ -39,6 +39,11 @@ impl Presence {
         self.silence(now) <= patience
     }
 
+    /// Time between its reports; `None` before the second.
+    pub(super) fn interval(&self) -> Option<Duration> {
+        self.interval
+    }
+
     /// Time since it was heard.
     pub(super) fn silence(&self, now: Duration) -> Duration {
         now.saturating_sub(self.last)

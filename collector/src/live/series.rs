@@ -9,6 +9,7 @@ use sandscope_proto::metric::Metric;
 use sandscope_proto::otlp::{Point, PointValue};
 use sandscope_proto::query::{Attribute, SeriesPoint};
 
+use super::budget::{Budget, stream_bytes};
 use super::presence::Presence;
 use super::stream::{Increment, Stream, checked};
 use super::workload::{attribute_set, reading};
@@ -19,6 +20,8 @@ use crate::account::Dropped;
 const MAX_HOSTS: usize = 1024;
 /// Longest text of a name, or of all attributes together, in bytes.
 const MAX_TEXT: usize = 2048;
+/// Estimated bytes of a series, without its texts and hosts.
+const SERIES_BYTES: usize = 1024;
 /// Largest magnitude of a value that is taken: sums of it stay finite.
 const MAX_VALUE: f64 = 1e300;
 
@@ -42,6 +45,8 @@ struct Series {
     attributes: Vec<(String, String)>,
     kind: &'static str,
     hosts: HashMap<Box<str>, (Presence, Last)>,
+    /// Estimated size without hosts.
+    bytes: usize,
     /// Sum over hosts and restarts; of gauges the newest value.
     value: f64,
     /// Sum of values of a histogram.
@@ -70,6 +75,7 @@ impl SeriesStore {
         key: &Key,
         host: &str,
         point: &Point,
+        budget: &mut Budget,
     ) -> Result<(), Dropped> {
         let attributes = attribute_set(point);
         if attributes.len() > MAX_TEXT || point.name.is_empty() {
@@ -86,16 +92,32 @@ impl SeriesStore {
         let crowded = self.hosts >= self.max.saturating_mul(4);
         let series = match self.series.get_mut(&id) {
             Some(series) => series,
-            None if full => return Err(Dropped::Series),
-            None => self.series.entry(id).or_insert_with(|| Series::new(now, kind, point)),
+            None => {
+                // Texts of the key are shared with nobody at worst; those of attributes are here twice.
+                let Key { region, service, workload, version } = key;
+                let labels = region.len() + service.len() + workload.len() + version.len();
+                let bytes = SERIES_BYTES
+                    + labels
+                    + id.name.len()
+                    + point.unit.len()
+                    + 2 * id.attributes.len()
+                    + point.attributes.len() * size_of::<(String, String)>();
+                if full || budget.room(host) < bytes {
+                    return Err(Dropped::Series);
+                }
+                budget.add(host, bytes);
+                self.series.entry(id).or_insert_with(|| Series::new(now, kind, point, bytes))
+            }
         };
         if series.kind != kind {
             return Err(Dropped::Invalid);
         }
         if !series.hosts.contains_key(host) {
-            if crowded || series.hosts.len() >= MAX_HOSTS {
+            let bytes = host_bytes(kind, host);
+            if crowded || series.hosts.len() >= MAX_HOSTS || budget.room(host) < bytes {
                 return Err(Dropped::Hosts);
             }
+            budget.add(host, bytes);
             self.hosts += 1;
         }
         series.point(now, host, point)
@@ -108,6 +130,17 @@ impl SeriesStore {
             now.saturating_sub(series.heard) <= silence
         });
         self.hosts = self.series.values().map(|series| series.hosts.len()).sum();
+    }
+
+    /// Books what all take; each is shared among its hosts.
+    pub(super) fn count(&self, budget: &mut Budget) {
+        for series in self.series.values() {
+            if series.hosts.is_empty() {
+                budget.add_common(series.bytes);
+            }
+            let share = series.bytes.div_ceil(series.hosts.len().max(1));
+            series.hosts.keys().for_each(|host| budget.add(host, host_bytes(series.kind, host) + share));
+        }
     }
 
     /// Series of a name (whole, or its beginning and `*`; empty for all), in order, at most `max`; and how
@@ -133,8 +166,12 @@ impl SeriesStore {
     }
 }
 
+fn host_bytes(kind: &str, host: &str) -> usize {
+    stream_bytes(kind == "histogram", host.len())
+}
+
 impl Series {
-    fn new(now: Duration, kind: &'static str, point: &Point) -> Self {
+    fn new(now: Duration, kind: &'static str, point: &Point, bytes: usize) -> Self {
         let mut attributes: Vec<(String, String)> =
             point.attributes.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
         attributes.sort_unstable();
@@ -143,6 +180,7 @@ impl Series {
             attributes,
             kind,
             hosts: HashMap::new(),
+            bytes,
             value: 0.0,
             sum: 0.0,
             additive: Metric::parse(&point.name).is_some(),

@@ -5,6 +5,8 @@ use sandscope_model::{AtomicHistogram, ExpHistogram, Frame, ModuleId, Profile};
 use sandscope_proto::metric::attribute;
 use sandscope_proto::otlp::{Point, PointValue};
 
+use sandscope_proto::query::Selection;
+
 use super::*;
 
 const S: u64 = 1_000_000_000;
@@ -216,7 +218,9 @@ fn profile(stacks: impl IntoIterator<Item = Vec<u64>>) -> ProfileBatch {
 }
 
 fn samples(live: &Live, seconds: u64, span: f64) -> u64 {
-    live.fold(at(seconds), &Selected::default(), SampleKind::Cpu, span).profile.samples()
+    live.fold(at(seconds), &Selected::default(), SampleKind::Cpu, FoldSpan { seconds: span, age: 0.0 })
+        .profile
+        .samples()
 }
 
 /// Stacks are held by the time of their arrival and leave with it.
@@ -227,9 +231,14 @@ fn stacks_are_folded_over_the_span_asked_for() {
         live.apply(at(second), &Batch::Profiles(vec![profile([vec![1, 2], vec![3, 2]])]));
     }
     assert_eq!((samples(&live, 25, 0.0), samples(&live, 25, 10.0), samples(&live, 25, 1.0)), (6, 4, 2));
-    let folded = live.fold(at(25), &Selected::default(), SampleKind::Cpu, 0.0);
+    let before = FoldSpan { seconds: 10.0, age: 10.0 };
+    let folded = live.fold(at(25), &Selected::default(), SampleKind::Cpu, before);
+    assert_eq!(folded.profile.samples(), 4, "the buckets at 5 s and at 15 s");
+    let folded = live.fold(at(25), &Selected::default(), SampleKind::Cpu, FoldSpan::default());
     assert_eq!((folded.profile.stacks.len(), folded.hz), (2, 100.0));
-    assert!(live.fold(at(25), &Selected::default(), SampleKind::Wall, 0.0).profile.is_empty());
+    assert!(
+        live.fold(at(25), &Selected::default(), SampleKind::Wall, FoldSpan::default()).profile.is_empty()
+    );
     let row = only_row(&mut live, 25);
     assert_eq!((row.samples, row.calls), (Some(6), None));
     assert!(row.cpu.unwrap() > 0.0);
@@ -251,7 +260,7 @@ fn stacks_stay_within_their_bytes() {
         assert_eq!(outcome.delivered, 3000);
         assert!(live.flames.bytes() < (1 << 20) + 4096, "{}", live.flames.bytes());
     }
-    let held = live.fold(at(490), &Selected::default(), SampleKind::Cpu, 0.0).profile;
+    let held = live.fold(at(490), &Selected::default(), SampleKind::Cpu, FoldSpan::default()).profile;
     assert_eq!(held.samples() + evicted, 50 * 3000);
     assert!(held.frames.contains(&Frame::Host("[other]".into())));
     assert!(held.samples() >= 2 * 3000, "more than the newest bucket is held");

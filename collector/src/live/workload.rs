@@ -10,10 +10,16 @@ use sandscope_proto::otlp::{Point, PointValue, ProfileBatch};
 use sandscope_proto::query::WorkloadRow;
 use sandscope_proto::start::Phase;
 
+use super::budget::{Budget, stream_bytes};
 use super::presence::Presence;
 use super::stream::{Increment, MAX_COUNT, Reading, Stream, checked};
 use super::window::{Rate, Recent, Sparse};
 use crate::account::Dropped;
+
+/// Estimated bytes of a row with its key and the durations of the last minute.
+pub(super) const ROW_BYTES: usize = 12 << 10;
+/// Estimated bytes of a host in a row, without its streams.
+pub(super) const HOST_BYTES: usize = 2 << 10;
 
 /// Attribute sets of one host for one workload, over all metrics.
 const MAX_STREAMS: usize = 64;
@@ -57,6 +63,8 @@ struct Host {
     cpu: Rate,
     /// CPU time by profiles, for senders without `wasm.cpu.time`.
     sampled: Sparse,
+    /// Estimated size of the streams, as large as they may become.
+    bytes: usize,
 }
 
 impl Host {
@@ -69,15 +77,38 @@ impl Host {
             calls: Rate::default(),
             cpu: Rate::default(),
             sampled: Sparse::default(),
+            bytes: 0,
         }
     }
 
-    /// Whether there is room for the stream, or it is known already.
-    fn takes(&self, key: &StreamKey) -> bool {
-        self.counters.len() + self.histograms.len() + self.gauges.len() < MAX_STREAMS
-            || self.counters.contains_key(key)
-            || self.histograms.contains_key(key)
-            || self.gauges.contains_key(key)
+    /// Takes a place for the stream of a point, unless it has one; the bytes that this takes. `None` if it finds no room.
+    fn place(&mut self, key: &StreamKey, value: &PointValue, room: usize) -> Option<usize> {
+        let (known, histogram) = match value {
+            PointValue::Counter(_) => (self.counters.contains_key(key), false),
+            PointValue::Gauge(_) => (self.gauges.contains_key(key), false),
+            PointValue::Histogram(_) => (self.histograms.contains_key(key), true),
+        };
+        if known {
+            return Some(0);
+        }
+        let bytes = stream_bytes(histogram, key.1.len());
+        let streams = self.counters.len() + self.histograms.len() + self.gauges.len();
+        if streams >= MAX_STREAMS || bytes > room {
+            return None;
+        }
+        match value {
+            PointValue::Counter(_) => {
+                self.counters.insert(key.clone(), None);
+            }
+            PointValue::Gauge(_) => {
+                self.gauges.insert(key.clone(), 0.0);
+            }
+            PointValue::Histogram(_) => {
+                self.histograms.insert(key.clone(), None);
+            }
+        }
+        self.bytes += bytes;
+        Some(bytes)
     }
 }
 
@@ -137,28 +168,46 @@ impl Workload {
         now.saturating_sub(self.heard)
     }
 
-    /// Takes a point of one of the metrics of [`is_shown`].
+    /// Boots of hosts that are live.
+    pub(super) fn live_hosts(&self, now: Duration) -> impl Iterator<Item = Box<str>> {
+        let live = self.hosts.iter().filter(move |(_, host)| host.presence.is_live(now));
+        live.map(|(name, _)| boot(name).into())
+    }
+
+    /// Books what it takes, shared among its hosts.
+    pub(super) fn count(&self, budget: &mut Budget) {
+        if self.hosts.is_empty() {
+            budget.add_common(ROW_BYTES);
+        }
+        for (name, host) in &self.hosts {
+            let bytes = HOST_BYTES + name.len() + host.bytes + ROW_BYTES.div_ceil(self.hosts.len());
+            budget.add(boot(name), bytes);
+        }
+    }
+
+    /// Takes a point of one of the metrics of [`is_shown`], with `room` bytes for a new stream; the bytes that it took.
     pub(super) fn point(
         &mut self,
         now: Duration,
         host: &str,
         metric: Metric,
         point: &Point,
-    ) -> Result<(), Dropped> {
+        room: usize,
+    ) -> Result<usize, Dropped> {
         self.heard = now;
         let host = self.hosts.entry(host.into()).or_insert_with(|| Host::new(now));
         host.presence.heard(now);
         let key = (metric, attribute_set(point));
-        if !host.takes(&key) {
-            return Err(Dropped::Streams);
-        }
+        let place = |host: &mut Host| host.place(&key, &point.value, room).ok_or(Dropped::Streams);
         let totals = &mut self.totals;
         if point.workload.is_some() {
             totals.begin();
         }
         match (metric, &point.value) {
             (Metric::MemorySize, PointValue::Gauge(value)) => {
+                let bytes = place(host)?;
                 host.gauges.insert(key, value.clamp(0.0, MAX_COUNT as f64));
+                Ok(bytes)
             }
             (_, PointValue::Counter(value)) => {
                 if !(0.0..=MAX_COUNT as f64).contains(value) {
@@ -171,26 +220,29 @@ impl Workload {
                     Metric::CpuTime => None,
                     _ => return Err(Dropped::Invalid),
                 };
+                let bytes = place(host)?;
                 let stream = host.counters.entry(key).or_default();
                 let Some(Increment { amount, span }) = Stream::advance(stream, reading(point, *value)) else {
-                    return Ok(());
+                    return Ok(bytes);
                 };
                 match sum {
                     Some(sum) => *sum = Some(sum.unwrap_or(0.0) + amount),
                     None => host.cpu.add(now, amount, span),
                 }
+                Ok(bytes)
             }
             // Of the phases of a start, rows count instances.
-            (Metric::InstantiationDuration, _) if Phase::of(point) != Some(Phase::Instantiate) => {}
+            (Metric::InstantiationDuration, _) if Phase::of(point) != Some(Phase::Instantiate) => Ok(0),
             (Metric::CallDuration | Metric::InstantiationDuration, PointValue::Histogram(value)) => {
                 let value = checked(value).ok_or(Dropped::Invalid)?;
+                let bytes = place(host)?;
                 let stream = host.histograms.entry(key).or_default();
                 let Some(Increment { amount, span }) = Stream::advance(stream, reading(point, value)) else {
-                    return Ok(());
+                    return Ok(bytes);
                 };
                 if metric == Metric::InstantiationDuration {
                     count(&mut totals.cold_starts, amount.count);
-                    return Ok(());
+                    return Ok(bytes);
                 }
                 count(&mut totals.calls, amount.count);
                 if point
@@ -203,10 +255,10 @@ impl Workload {
                 if super::window::recent(span).is_some() {
                     self.recent.add(now, &amount);
                 }
+                Ok(bytes)
             }
-            _ => return Err(Dropped::Invalid),
+            _ => Err(Dropped::Invalid),
         }
-        Ok(())
     }
 
     /// Takes the weight of a profile; its stacks are kept elsewhere.
@@ -256,6 +308,11 @@ impl Workload {
             age_s: self.silence(now).as_secs_f64(),
         }
     }
+}
+
+/// The boot in a host's name: in the row of overflow, names hold more.
+fn boot(name: &str) -> &str {
+    name.rsplit('\0').next().unwrap_or(name)
 }
 
 /// `None` for the sum of nothing: unknown is not 0.

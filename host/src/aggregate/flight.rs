@@ -1,8 +1,9 @@
 //! The aggregator's part of the flight recorder: feeds it with what was settled, and gives it what is known beside
 //! that when a recording is made.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sandscope_model::WorkloadId;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::record::{heap_message, locks_message};
 use super::{Aggregator, LAST_EXPORT, NewCode};
+use crate::agent::Given;
 use crate::cold::Start;
 use crate::flight::{Capture, Flight, Listener, News, Present};
 use crate::sampler::{self, Drained, Kind};
@@ -38,12 +40,14 @@ impl Modules {
 
 /// Starts what the settings ask for. On a runtime.
 pub(super) fn start(settings: &Builder, shared: &Arc<Shared>) -> Option<Flight> {
-    if settings.recordings.is_none() && settings.socket.is_none() {
+    if settings.recordings.is_none() && settings.socket.is_none() && settings.otlp.is_none() {
         return None;
     }
     let warn = |warning: &Warning| (settings.on_warning)(warning);
-    let folder = settings.socket.as_deref().and_then(Path::parent).map(Path::to_owned);
     let recordings = settings.recordings.as_ref();
+    let beside_socket = settings.socket.as_deref().and_then(Path::parent);
+    let kept = || recordings.map(|recordings| recordings.directory.clone());
+    let folder = beside_socket.map(Path::to_owned).or_else(kept).or_else(|| Some(temporary(shared)));
     let directory = recordings.map(|recordings| recordings.directory.clone()).unwrap_or_default();
     let flight = match Flight::start(recordings, folder, &shared.resource, shared.rate.usual()) {
         Ok((flight, None)) => flight,
@@ -63,6 +67,11 @@ pub(super) fn start(settings: &Builder, shared: &Arc<Shared>) -> Option<Flight> 
         }
     }
     Some(flight)
+}
+
+/// Where captures are put together if the host has no folder of its own: made when it is needed.
+fn temporary(shared: &Shared) -> PathBuf {
+    std::env::temp_dir().join(format!("sandscope-{}", shared.resource.instance))
 }
 
 /// Shows the recorder what came out of a ring.
@@ -161,13 +170,24 @@ impl Aggregator {
                 break;
             }
         }
+        // Mostly there is none, and one with something in it stays.
+        let _ = std::fs::remove_dir(temporary(&self.shared));
     }
 
     fn tell_news(&mut self, within: Duration) {
         let Some(flight) = &mut self.flight else { return };
         for news in flight.news(within) {
             match news {
-                News::Written { path, trigger } => (self.settings.on_recording)(&path, &trigger),
+                News::Written { path, workload, trigger } => {
+                    (self.settings.on_recording)(&path, &trigger);
+                    if let Some(agent) = self.agent.as_ref().filter(|_| self.settings.upload) {
+                        let given = Given::Recording { path, workload, trigger };
+                        // Without room it stays here.
+                        if agent.try_send(given).is_err() {
+                            self.shared.lost_commands.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
                 News::Failed { directory, reason } => {
                     (self.settings.on_warning)(&Warning::Recordings { directory, reason });
                 }

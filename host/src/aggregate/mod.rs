@@ -10,6 +10,7 @@
 
 mod blocked;
 mod delay;
+mod exports;
 mod flight;
 mod fold;
 mod heap;
@@ -54,6 +55,7 @@ use crate::{agent, debug_info, facade, memories, sampler};
 
 use blocked::Blocked;
 use delay::Delays;
+use exports::Exports;
 pub(crate) use fold::Settled;
 use fold::{Pending, RawFold};
 use heap::Heap;
@@ -90,6 +92,8 @@ pub(crate) enum Command {
     Dumped(Dumped),
     /// Record a workload for somebody.
     Capture(Capture),
+    /// Somebody watches for so long.
+    Lease(Duration),
     /// Send what is left and end.
     Stop,
 }
@@ -145,8 +149,7 @@ pub(crate) fn start(
                 let exporter = collector.map(|(endpoint, credentials)| {
                     Exporter::new(connect(endpoint, credentials), &shared.resource)
                 });
-                let agent =
-                    exporter.as_ref().map(|exporter| agent::spawn(exporter.channel(), &shared.resource));
+                let agent = exporter.as_ref().map(|exporter| agent::spawn(exporter.channel(), &shared));
                 let (agent, agent_done) = agent.unzip();
                 let facade = settings.facade.then(|| facade::install(collector, &shared.resource));
                 let facade = match facade {
@@ -162,6 +165,7 @@ pub(crate) fn start(
                 let flight = flight::start(&settings, &shared);
                 let wanted = Wanted { record: recorder.is_some(), export: exporter.is_some() };
                 let mut aggregator = Aggregator {
+                    exports: Exports::new(now, settings.interval),
                     shared,
                     settings,
                     recorder,
@@ -213,6 +217,7 @@ impl Drop for CloseOnEnd {
 }
 
 struct Aggregator {
+    exports: Exports,
     shared: Arc<Shared>,
     settings: Builder,
     recorder: Option<Recorder>,
@@ -221,7 +226,7 @@ struct Aggregator {
     exporter: Option<Exporter>,
     /// What the collector does not have yet.
     spool: Spool,
-    agent: Option<mpsc::Sender<agent::Available>>,
+    agent: Option<mpsc::Sender<agent::Given>>,
     agent_done: Option<JoinTask<()>>,
     /// Debug info for the agent to send.
     shelf: Shelf,
@@ -258,7 +263,6 @@ impl Aggregator {
     async fn run(&mut self, mut inbox: mpsc::Receiver<Command>) {
         let mut look = interval(blocked::LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut next_export = Instant::now() + self.settings.interval;
         loop {
             tokio::select! {
                 command = inbox.recv() => match command {
@@ -285,8 +289,8 @@ impl Aggregator {
                 () = sleep_until(self.next_step()), if self.flight.as_ref().is_some_and(Flight::is_awake) => {
                     self.step(false);
                 }
-                () = sleep_until(next_export) => {
-                    next_export = Instant::now() + self.settings.interval;
+                () = sleep_until(self.exports.next()) => {
+                    self.exports.exported(Instant::now());
                     self.settle();
                     self.export();
                 }
@@ -341,6 +345,7 @@ impl Aggregator {
                 }
             }
             Command::Capture(capture) => self.capture(capture),
+            Command::Lease(time) => self.exports.lease(Instant::now(), time),
             Command::Stop => return false,
         }
         true
@@ -373,7 +378,8 @@ impl Aggregator {
         let Some(agent) = &self.agent else { return };
         let sent = kept.is_some_and(|kept| {
             let (id, workload) = (code.id.clone(), code.workload.clone());
-            agent.try_send(agent::Available { id, workload, debug: kept, size: debug.size }).is_ok()
+            let available = agent::Available { id, workload, debug: kept, size: debug.size };
+            agent.try_send(agent::Given::Debug(available)).is_ok()
         });
         if !sent {
             self.shared.lost_commands.fetch_add(1, Ordering::Relaxed);

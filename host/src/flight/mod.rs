@@ -113,6 +113,7 @@ pub(crate) struct Capture {
 pub(crate) enum News {
     Written {
         path: PathBuf,
+        workload: String,
         trigger: String,
     },
     Failed {
@@ -372,10 +373,10 @@ impl Flight {
     pub(crate) fn news(&mut self, within: Duration) -> Vec<News> {
         let outcome = self.writer.outcome(within);
         match outcome {
-            Some(Outcome::Written { path, trigger, evicted }) => {
+            Some(Outcome::Written { path, workload, trigger, evicted }) => {
                 self.written += 1;
                 self.evicted += evicted;
-                self.news.push(News::Written { path, trigger });
+                self.news.push(News::Written { path, workload, trigger });
             }
             Some(Outcome::Failed(reason)) => {
                 self.failed += 1;

@@ -61,7 +61,7 @@ pub(super) enum To {
 
 /// What became of a recording.
 pub(super) enum Outcome {
-    Written { path: PathBuf, trigger: String, evicted: u64 },
+    Written { path: PathBuf, workload: String, trigger: String, evicted: u64 },
     Failed(String),
     Answered,
 }
@@ -108,7 +108,11 @@ fn work(inbox: &Receiver<Box<Job>>, outbox: &Sender<Outcome>) {
         };
         let outcome = match to {
             To::Directory { directory, name } => match kept(&directory, &name, write) {
-                Ok((path, evicted)) => Outcome::Written { path, trigger: reason(&head), evicted },
+                Ok((path, evicted)) => {
+                    let cause = head.cause.as_ref();
+                    let workload = cause.map(|cause| cause.workload.name.to_string()).unwrap_or_default();
+                    Outcome::Written { path, workload, trigger: reason(&head), evicted }
+                }
                 Err(reason) => Outcome::Failed(reason),
             },
             To::Caller { folder, reply } => {

@@ -1,11 +1,13 @@
 //! OTLP to model and back: resources, logs, metrics, profiles, traces.
 
+pub mod events;
 pub mod logs;
 pub mod metrics;
 pub mod profiles;
 pub mod resource;
 pub mod traces;
 
+pub use events::{Event, EventBatch};
 pub use logs::{Line, LineBatch, MAX_LINE};
 pub use metrics::{Exemplar, MetricBatch, Point, PointValue};
 pub use profiles::ProfileBatch;

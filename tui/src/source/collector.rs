@@ -88,6 +88,8 @@ impl Collector {
             region: key.region.to_string(),
             workload: key.workload.to_string(),
             version: key.version.to_string(),
+            service: key.service.to_string(),
+            ..wire::Selection::default()
         };
         let request =
             wire::FlameRequest { selection: Some(selection), kind: kind.name().to_owned(), seconds: 0.0 };

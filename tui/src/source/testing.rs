@@ -157,4 +157,61 @@ impl Query for Service {
     ) -> Result<Response<wire::SeriesResponse>, Status> {
         Ok(Response::new(wire::SeriesResponse::default()))
     }
+
+    type CaptureStream = Answers<wire::CaptureUpdate>;
+    type RecordingStream = Answers<wire::RecordingChunk>;
+
+    async fn flame_diff(
+        &self,
+        _: Request<wire::FlameDiffRequest>,
+    ) -> Result<Response<wire::FlameDiffResponse>, Status> {
+        Ok(Response::new(wire::FlameDiffResponse::default()))
+    }
+
+    async fn traces(
+        &self,
+        _: Request<wire::TracesRequest>,
+    ) -> Result<Response<wire::TracesResponse>, Status> {
+        Ok(Response::new(wire::TracesResponse::default()))
+    }
+
+    async fn trace(&self, _: Request<wire::TraceRequest>) -> Result<Response<wire::TraceResponse>, Status> {
+        Ok(Response::new(wire::TraceResponse::default()))
+    }
+
+    async fn events(
+        &self,
+        _: Request<wire::EventsRequest>,
+    ) -> Result<Response<wire::EventsResponse>, Status> {
+        Ok(Response::new(wire::EventsResponse::default()))
+    }
+
+    async fn lines(&self, _: Request<wire::LinesRequest>) -> Result<Response<wire::LinesResponse>, Status> {
+        Ok(Response::new(wire::LinesResponse::default()))
+    }
+
+    async fn hosts(&self, _: Request<wire::HostsRequest>) -> Result<Response<wire::HostsResponse>, Status> {
+        Ok(Response::new(wire::HostsResponse::default()))
+    }
+
+    async fn recordings(
+        &self,
+        _: Request<wire::RecordingsRequest>,
+    ) -> Result<Response<wire::RecordingsResponse>, Status> {
+        Ok(Response::new(wire::RecordingsResponse::default()))
+    }
+
+    async fn capture(
+        &self,
+        _: Request<wire::CaptureRequest>,
+    ) -> Result<Response<Self::CaptureStream>, Status> {
+        Err(Status::unimplemented("capture"))
+    }
+
+    async fn recording(
+        &self,
+        _: Request<wire::RecordingRequest>,
+    ) -> Result<Response<Self::RecordingStream>, Status> {
+        Err(Status::unimplemented("recording"))
+    }
 }
