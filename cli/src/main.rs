@@ -11,6 +11,7 @@ mod foreign;
 mod lookup;
 mod problem;
 mod report;
+mod rows;
 mod stopped;
 mod store;
 mod values;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Capture(args) => commands::capture::capture(&args),
         Command::Collect(args) => commands::collect::collect(&args),
         Command::Top(args) => commands::ui::top(&args),
+        Command::Query(args) => commands::query::query(&args),
         Command::Open(args) => commands::ui::open(&args),
         Command::Report(args) => commands::report::report(&args),
         Command::Export(args) => commands::export::export(&args),

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::log;
+use crate::{history, log};
 
 /// Where to listen, and how much to hold.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// How much the log holds.
     pub log: log::Settings,
+    /// What is kept beyond the log; nothing without.
+    pub history: Option<history::Settings>,
 }
 
 impl Default for Config {
@@ -38,6 +40,7 @@ impl Default for Config {
             limits: Limits::default(),
             data: None,
             log: log::Settings::default(),
+            history: None,
         }
     }
 }
@@ -87,6 +90,9 @@ pub enum BindError {
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] log::OpenError),
+    /// The history cannot be opened.
+    #[error(transparent)]
+    History(#[from] history::HistoryError),
     /// The address for OTLP is taken, or not ours.
     #[error("listen for OTLP on {addr}")]
     Otlp {

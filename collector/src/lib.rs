@@ -9,9 +9,7 @@
 //! ```
 //! `live` and `debug::store` are cores: no I/O, no clock, no task; so is all of `log` but its thread. A request is
 //! answered when it is in the log. The state is handed what was stored, and after a restart the last 15 minutes of
-//! it. Nothing here prints: the [`Account`] counts, and the program that embeds this decides what to say.
-//!
-//! History does not live here yet.
+//! it; `history` follows the log at its own pace. Nothing here prints: the [`Account`] counts, and the program that embeds this decides what to say.
 //!
 //! # Security
 //! Nobody is authenticated: all listeners belong on localhost or a trusted network. What a sender says of its
@@ -24,6 +22,7 @@ mod agent;
 mod config;
 mod debug;
 mod decode;
+pub mod history;
 mod http;
 mod intake;
 mod live;

@@ -12,7 +12,7 @@ use sandscope_model::{ModuleId, Profile, SampleKind};
 use sandscope_proto::query::query_server::Query;
 use sandscope_proto::query::{
     DebugInfoChunk, DebugInfoRequest, FlameRequest, FlameResponse, Pipeline, SeriesRequest, SeriesResponse,
-    WatchRequest, WatchUpdate, WorkloadRow,
+    SqlChunk, SqlRequest, WatchRequest, WatchUpdate, WorkloadRow,
 };
 use sandscope_proto::recording::Samples;
 use sandscope_proto::stacks::StackEncoder;
@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status};
 
 use crate::account::Account;
 use crate::agent::DebugInfo;
+use crate::history::History;
 use crate::live::{Folded, Key, Selected};
 use crate::state::{Handle, Snapshot, Stopped};
 
@@ -44,6 +45,7 @@ pub(crate) struct QueryService {
     pub(crate) account: Arc<Account>,
     pub(crate) watchers: Arc<AtomicUsize>,
     pub(crate) max_watchers: usize,
+    pub(crate) history: Option<Arc<History>>,
     /// Becomes true, or is dropped, when the collector stops.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -54,6 +56,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Query for QueryService {
     type WatchStream = Answers<WatchUpdate>;
     type DebugInfoStream = Answers<DebugInfoChunk>;
+    type SqlStream = Answers<SqlChunk>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let place = Place::take(&self.watchers, self.max_watchers)
@@ -124,6 +127,12 @@ impl Query for QueryService {
             response.points.truncate(half);
         }
         Ok(Response::new(response))
+    }
+
+    async fn sql(&self, request: Request<SqlRequest>) -> Result<Response<Self::SqlStream>, Status> {
+        let history = self.history.as_ref();
+        let history = history.ok_or_else(|| Status::unimplemented("this collector keeps no history"))?;
+        Ok(Response::new(Box::pin(history.sql(request.into_inner().sql, self.stop.clone())?)))
     }
 }
 

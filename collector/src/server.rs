@@ -19,6 +19,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::account::Account;
 use crate::agent::{AgentService, DebugInfo};
 use crate::config::{BindError, Config, ServeError};
+use crate::history::{self, History};
 use crate::intake::Intake;
 use crate::log::{Log, OpenError, Recovery, SegmentLog, Settings};
 use crate::otlp_grpc::{Logs, Metrics, OtlpServer, Profiles, Traces};
@@ -46,6 +47,7 @@ pub struct Collector {
     query: (TcpListener, SocketAddr),
     http: (TcpListener, SocketAddr),
     log: Arc<SegmentLog>,
+    history: Option<Arc<History>>,
     account: Arc<Account>,
 }
 
@@ -64,7 +66,8 @@ impl Collector {
         let (data, settings) = (config.data.clone(), config.log.clone());
         let log = tokio::task::spawn_blocking(move || open(data.as_deref(), settings)).await;
         let log = Arc::new(log.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?);
-        Ok(Self { config, otlp, otlp_http, query, http, log, account: Arc::default() })
+        let history = history::follow(config.history.clone(), config.data.as_deref(), log.clone()).await?;
+        Ok(Self { config, otlp, otlp_http, query, http, log, history, account: Arc::default() })
     }
 
     /// What the log had when it was opened.
@@ -97,19 +100,27 @@ impl Collector {
         self.account.clone()
     }
 
+    /// What the history did, to be read while it runs and after; `None` if there is none.
+    pub fn history(&self) -> Option<Arc<history::Figures>> {
+        self.history.as_ref().map(|history| history.figures())
+    }
+
     /// Brings back what the log has of the last minutes, then serves until `shutdown` resolves. Streams then end at once, other requests have two seconds.
     ///
     /// # Errors
     /// A server that failed before.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let log = self.log.clone();
+        let (log, history) = (self.log.clone(), self.history.clone());
         let result = self.serve(shutdown).await;
+        if let Some(history) = history {
+            history.stop().await;
+        }
         log.stop().await;
         result
     }
 
     async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { config, otlp, otlp_http, query, http, log, account } = self;
+        let Self { config, otlp, otlp_http, query, http, log, history, account } = self;
         let limits = config.limits;
         let (stopping, stop) = watch::channel(false);
         let debug = Arc::new(DebugInfo::new(limits.debug_info_bytes, limits.agents, account.clone()));
@@ -134,6 +145,7 @@ impl Collector {
             account,
             watchers: Arc::new(AtomicUsize::new(0)),
             max_watchers: limits.watchers,
+            history,
             stop: stop.clone(),
         };
         let otlp_server = builder()

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::values::{bytes, default_data, duration, loopback};
+use sandscope_collector::history::{Place, Table};
+
+use crate::values::{bytes, default_data, duration, history, keep, loopback};
 
 #[derive(Debug, Args)]
 pub struct CollectArgs {
@@ -35,6 +37,14 @@ pub struct CollectArgs {
     /// What a log does that is full of what nobody has read yet.
     #[arg(long, value_enum, value_name = "WHAT", default_value = "refuse")]
     pub log_full: LogFull,
+    /// Where Parquet files of what was received go, for `sandscope query` and other tools: a directory, s3://BUCKET/PREFIX
+    /// (with credentials and endpoint from the AWS_ variables), or off. By default history beside the log; none without a home.
+    #[arg(long, value_name = "URL|DIR|off", value_parser = history)]
+    pub history: Option<Option<Place>>,
+    /// How long history stays, such as 7d, or TABLE=TIME for one of spans, metrics, logs, samples, events; may be given
+    /// several times. Whole hours go. By default 7d.
+    #[arg(long, value_name = "TIME", value_parser = keep)]
+    pub history_keep: Vec<(Option<Table>, Duration)>,
 }
 
 /// What a full log does.

@@ -1,6 +1,7 @@
 //! The flags, as clap sees them. Nothing here decides anything.
 
 mod collect;
+mod query;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use crate::values::{
 };
 
 pub use collect::{CollectArgs, LogFull};
+pub use query::{Format, QueryArgs};
 
 /// Observability and debugging for sandboxed (WebAssembly) workloads.
 #[derive(Debug, Parser)]
@@ -43,6 +45,12 @@ pub enum Command {
     /// Watch a collector in the terminal.
     #[command(after_help = "Example:\n  sandscope top --connect http://127.0.0.1:4320")]
     Top(TopArgs),
+    /// Ask a collector's history, in SQL.
+    #[command(
+        after_help = "Example:\n  sandscope query \"SELECT region, workload, count(*) FROM spans WHERE status = 'error' \
+                      AND time > now() - INTERVAL '1 hour' GROUP BY ALL\""
+    )]
+    Query(QueryArgs),
     /// Open a recording in the terminal.
     #[command(after_help = "Example:\n  sandscope open run.mcap")]
     Open(OpenArgs),

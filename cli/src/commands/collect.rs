@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use sandscope_collector::history::{self, Keep, Place};
 use sandscope_collector::log::{Recovery, Settings, WhenFull};
 use sandscope_collector::{BindError, Collector, Config};
 
@@ -21,12 +22,15 @@ pub fn collect(args: &CollectArgs) -> Result<ExitCode, Problem> {
         http: args.http_listen,
         data: args.data.clone(),
         log: Settings::new(args.log_size as u64, args.log_age, when_full),
+        history: history(args),
         ..Config::default()
     };
+    let place = config.history.as_ref().map(|history| history.place.to_string());
     crate::runtime()?.block_on(async {
         let collector = Collector::bind(config).await.map_err(|error| {
             Problem::usage(chain(&error)).next(match error {
                 BindError::Log(_) => "Choose another directory with --data.",
+                BindError::History(_) => "Choose another place with --history.",
                 BindError::Otlp { .. }
                 | BindError::OtlpHttp { .. }
                 | BindError::Query { .. }
@@ -44,9 +48,31 @@ pub fn collect(args: &CollectArgs) -> Result<ExitCode, Problem> {
             Some(data) => eprintln!("  log: {}{}", data.display(), found(collector.recovery())),
             None => eprintln!("  log: in memory, because there is no home directory; choose one with --data"),
         }
+        if let Some(place) = place {
+            eprintln!(
+                "  history: {place}; ask it: sandscope query --connect http://{}",
+                collector.query_addr()
+            );
+        }
         collector.run(interrupted()).await.map_err(|error| Problem::internal(chain(&error)))
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the flags say, else beside the log.
+fn history(args: &CollectArgs) -> Option<history::Settings> {
+    let beside = || args.data.as_ref().map(|data| Place::Directory(data.join("history")));
+    let mut settings = history::Settings::new(args.history.clone().unwrap_or_else(beside)?);
+    // Of all tables first, so that the order of flags does not matter.
+    let of_all =
+        args.history_keep.iter().filter_map(|(table, time)| table.is_none().then_some(*time)).next_back();
+    settings.keep = of_all.map_or_else(Keep::default, Keep::all);
+    for (table, time) in &args.history_keep {
+        if let Some(table) = table {
+            settings.keep.set(*table, *time);
+        }
+    }
+    Some(settings)
 }
 
 /// What there was, if it is worth a word.

@@ -5,6 +5,7 @@ pub mod capture;
 pub mod collect;
 pub mod diff;
 pub mod export;
+pub mod query;
 pub mod recording;
 pub mod report;
 pub mod run;

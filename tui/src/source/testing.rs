@@ -157,4 +157,10 @@ impl Query for Service {
     ) -> Result<Response<wire::SeriesResponse>, Status> {
         Ok(Response::new(wire::SeriesResponse::default()))
     }
+
+    type SqlStream = Answers<wire::SqlChunk>;
+
+    async fn sql(&self, _: Request<wire::SqlRequest>) -> Result<Response<Self::SqlStream>, Status> {
+        Err(Status::unimplemented("no history"))
+    }
 }
