@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use sandscope_collector::history::{NotAPlace, Place, Table};
+use sandscope_collector::history::{NotAPlace, Table};
+
+use crate::args::HistoryAt;
 
 /// Where compiled modules are kept by default; `None` without a home.
 pub fn default_cache() -> Option<&'static str> {
@@ -49,12 +51,11 @@ pub fn user_directory(variable: &str, at_home: &str) -> Option<PathBuf> {
 }
 
 /// Where a collector keeps its history; `off` for none.
-pub fn history(text: &str) -> Result<Option<Place>, String> {
+pub fn history(text: &str) -> Result<HistoryAt, String> {
     if text == "off" {
-        Ok(None)
-    } else {
-        text.parse().map(Some).map_err(|error: NotAPlace| error.to_string())
+        return Ok(HistoryAt::Off);
     }
+    text.parse().map(HistoryAt::Place).map_err(|error: NotAPlace| error.to_string())
 }
 
 /// How long a table's rows, or those of all, stay in the history.

@@ -40,11 +40,20 @@ pub struct CollectArgs {
     /// Where Parquet files of what was received go, for `sandscope query` and other tools: a directory, s3://BUCKET/PREFIX
     /// (with credentials and endpoint from the AWS_ variables), or off. By default history beside the log; none without a home.
     #[arg(long, value_name = "URL|DIR|off", value_parser = history)]
-    pub history: Option<Option<Place>>,
+    pub history: Option<HistoryAt>,
     /// How long history stays, such as 7d, or TABLE=TIME for one of spans, metrics, logs, samples, events; may be given
     /// several times. Whole hours go. By default 7d.
     #[arg(long, value_name = "TIME", value_parser = keep)]
     pub history_keep: Vec<(Option<Table>, Duration)>,
+}
+
+/// Where history is kept.
+#[derive(Debug, Clone)]
+pub enum HistoryAt {
+    /// Nowhere.
+    Off,
+    /// There.
+    Place(Place),
 }
 
 /// What a full log does.

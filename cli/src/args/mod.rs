@@ -14,7 +14,7 @@ use crate::values::{
     bytes, capture_hz, capture_time, default_cache, duration, recorder_size, recorder_time, seconds,
 };
 
-pub use collect::{CollectArgs, LogFull};
+pub use collect::{CollectArgs, HistoryAt, LogFull};
 pub use query::{Format, QueryArgs};
 
 /// Observability and debugging for sandboxed (WebAssembly) workloads.

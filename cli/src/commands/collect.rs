@@ -6,7 +6,7 @@ use sandscope_collector::history::{self, Keep, Place};
 use sandscope_collector::log::{Recovery, Settings, WhenFull};
 use sandscope_collector::{BindError, Collector, Config};
 
-use crate::args::{CollectArgs, LogFull};
+use crate::args::{CollectArgs, HistoryAt, LogFull};
 use crate::problem::{Problem, chain};
 
 /// Collects until Ctrl-C or SIGTERM.
@@ -61,8 +61,12 @@ pub fn collect(args: &CollectArgs) -> Result<ExitCode, Problem> {
 
 /// Where the flags say, else beside the log.
 fn history(args: &CollectArgs) -> Option<history::Settings> {
-    let beside = || args.data.as_ref().map(|data| Place::Directory(data.join("history")));
-    let mut settings = history::Settings::new(args.history.clone().unwrap_or_else(beside)?);
+    let place = match &args.history {
+        Some(HistoryAt::Off) => return None,
+        Some(HistoryAt::Place(place)) => place.clone(),
+        None => Place::Directory(args.data.as_ref()?.join("history")),
+    };
+    let mut settings = history::Settings::new(place);
     // Of all tables first, so that the order of flags does not matter.
     let of_all =
         args.history_keep.iter().filter_map(|(table, time)| table.is_none().then_some(*time)).next_back();

@@ -7,7 +7,7 @@
 //!          ▲ tend: small files become large ones, hours that are too old go
 //!          └ sql: the files of one moment, less those that cannot matter ──serve──▶ Arrow IPC
 //! ```
-//! All of it runs on threads of its own, so that no query delays intake. Rows are seen by queries when they are in a
+//! All of it runs on threads of its own, so that no query delays intake, nor what is written. Rows are seen by queries when they are in a
 //! file that counts: about 10 s after they were received.
 //!
 //! # Once, whatever happens
@@ -32,7 +32,7 @@
 //! # What is bounded
 //! Rows that wait: 64 MiB and one page of the log. Folders of a flush: 256 regions, the rest share one. A merge: 64
 //! files and 128 MiB. Queries: memory, time and number, see [`Queries`]; what the engine's pool does not see, such as
-//! texts that are put together, is not. What is not understood is counted in [`Figures`].
+//! texts that are put together, is not, and a step that takes long without a pause ends with the step. What is not understood is counted in [`Figures`].
 //! A store that fails holds back history alone: it is tried again, with full jitter, and the log keeps.
 
 mod columns;
@@ -90,8 +90,9 @@ pub(crate) struct History {
     figures: Arc<Figures>,
     stop: watch::Sender<bool>,
     consumer: Mutex<Option<JoinHandle<()>>>,
-    /// Taken when this is dropped.
-    threads: Option<Runtime>,
+    /// Of the consumer, and of queries: a query that works long without a pause keeps nothing from being written. Taken
+    /// when this is dropped.
+    threads: Option<[Runtime; 2]>,
     handle: Handle,
 }
 
@@ -101,12 +102,7 @@ impl History {
     pub(crate) fn start(settings: Settings, log: Arc<dyn Log>, writer: String) -> Result<Self, HistoryError> {
         let store = Store::open(&settings.place)?;
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .thread_name("history")
-            .enable_all()
-            .build()
-            .map_err(HistoryError::Thread)?;
+        let (keeping, runtime) = (runtime(1)?, runtime(threads)?);
         let files = Arc::new(Files::default());
         let figures = Arc::new(Figures::default());
         let env = sql::environment(&store, settings.queries.memory)?;
@@ -123,7 +119,7 @@ impl History {
         let consumer = {
             let (figures, stop) = (figures.clone(), stopped.clone());
             let (every, bytes) = (settings.flush_every, settings.flush_bytes);
-            runtime.spawn(async move {
+            keeping.spawn(async move {
                 let open = open(log, store, files, figures, writer, stop.clone());
                 if let Some(consumer) = open.await {
                     let tending = tokio::spawn(tend(tender, stop.clone()));
@@ -140,7 +136,7 @@ impl History {
             stop,
             consumer: Mutex::new(Some(consumer)),
             handle: runtime.handle().clone(),
-            threads: Some(runtime),
+            threads: Some([keeping, runtime]),
         })
     }
 
@@ -162,9 +158,15 @@ impl History {
 impl Drop for History {
     fn drop(&mut self) {
         if let Some(threads) = self.threads.take() {
-            threads.shutdown_background();
+            threads.into_iter().for_each(Runtime::shutdown_background);
         }
     }
+}
+
+fn runtime(threads: usize) -> Result<Runtime, HistoryError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let builder = builder.worker_threads(threads).thread_name("history").enable_all();
+    builder.build().map_err(HistoryError::Thread)
 }
 
 /// Tries until the store is there; `None` if it is told to stop before.

@@ -1,5 +1,6 @@
 //! The history in a bucket: a real S3 server of another make.
 
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -45,7 +46,27 @@ impl Server {
         server
     }
 
-    /// A collector whose history is in the server's bucket, which the server makes with the first file.
+    /// Makes the bucket, as soon as the server can.
+    fn make_bucket(&self) {
+        let started = Instant::now();
+        let request = format!(
+            "PUT /telemetry HTTP/1.1\r\nhost: {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            self.address()
+        );
+        loop {
+            let mut answer = String::new();
+            let mut socket = TcpStream::connect(self.address()).unwrap();
+            let asked =
+                socket.write_all(request.as_bytes()).and_then(|()| socket.read_to_string(&mut answer));
+            if asked.is_ok() && answer.starts_with("HTTP/1.1 200") {
+                return;
+            }
+            assert!(started.elapsed() < PATIENCE, "the bucket is never made: {answer}");
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+    }
+
+    /// A collector whose history is in the server's bucket.
     fn collector(&self, data: &Path) -> Collector {
         let endpoint = format!("http://{}", self.address());
         let environment = [
@@ -67,6 +88,7 @@ fn a_bucket_holds_history() {
     let server = Server::new(weed);
     let data = tempfile::tempdir().unwrap();
     let running = server.start();
+    server.make_bucket();
     let collector = server.collector(data.path());
     collector.receive();
     collector.until("SELECT count(*) = 1 FROM events WHERE kind = 'trap'");
