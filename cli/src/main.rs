@@ -13,6 +13,7 @@ mod lookup;
 mod problem;
 mod reach;
 mod report;
+mod rows;
 mod stopped;
 mod store;
 mod values;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Collect(args) if explains_collect => commands::collect::explain(&args),
         Command::Collect(args) => commands::collect::collect(&args),
         Command::Top(args) => commands::ui::top(&args),
+        Command::Query(args) => commands::query::query(&args),
         Command::Open(args) => commands::ui::open(&args),
         Command::Report(args) => commands::report::report(&args),
         Command::Export(args) => commands::export::export(&args),

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use sandscope_collector::history::{NotAPlace, Table};
+
+use crate::args::HistoryAt;
+
 /// Where compiled modules are kept by default; `None` without a home.
 pub fn default_cache() -> Option<&'static str> {
     static DEFAULT: LazyLock<Option<String>> = LazyLock::new(|| {
@@ -31,6 +35,22 @@ pub fn default_data() -> Option<&'static str> {
 pub fn user_directory(variable: &str, at_home: &str) -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute(variable).or_else(|| Some(absolute("HOME")?.join(at_home)))
+}
+
+/// Where a collector keeps its history; `off` for none.
+pub fn history(text: &str) -> Result<HistoryAt, String> {
+    if text == "off" {
+        return Ok(HistoryAt::Off);
+    }
+    text.parse().map(HistoryAt::Place).map_err(|error: NotAPlace| error.to_string())
+}
+
+/// How long a table's rows, or those of all, stay in the history.
+pub fn keep(text: &str) -> Result<(Option<Table>, Duration), String> {
+    let Some((table, time)) = text.split_once('=') else { return Ok((None, duration(text)?)) };
+    let names = || Table::ALL.map(Table::name).join(", ");
+    let table = Table::parse(table).ok_or_else(|| format!("{table:?} is none of {}", names()))?;
+    Ok((Some(table), duration(time)?))
 }
 
 /// How long a capture may take.
@@ -73,7 +93,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m or h")),
+        "d" => 86_400.0,
+        _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m, h or d")),
     };
     let number: f64 = number.parse().map_err(|_| format!("{text:?} is no time, such as 30s"))?;
     Duration::try_from_secs_f64(number * factor).map_err(|error| error.to_string())

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::access::{self, AccessError};
-use crate::log;
+use crate::{history, log};
 
 /// Where to listen, and how much to hold.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// How much the log holds.
     pub log: log::Settings,
+    /// What is kept beyond the log; nothing without.
+    pub history: Option<history::Settings>,
     /// Who may, and how connections are protected.
     pub access: access::Settings,
     /// Resident memory, in bytes, above which new data is pushed back until it is below nine tenths of it.
@@ -44,8 +46,9 @@ impl Default for Config {
             limits: Limits::default(),
             data: None,
             log: log::Settings::default(),
+            history: None,
             access: access::Settings::default(),
-            memory_limit: 512 << 20,
+            memory_limit: 1 << 30,
         }
     }
 }
@@ -129,6 +132,9 @@ pub enum BindError {
     /// The directory of recordings cannot be used.
     #[error("open the directory of recordings")]
     Recordings(#[source] io::Error),
+    /// The history cannot be opened.
+    #[error(transparent)]
+    History(#[from] history::HistoryError),
     /// The address for OTLP is taken, or not ours.
     #[error("listen for OTLP on {addr}")]
     Otlp {

@@ -8,6 +8,7 @@ use crate::exposition::Form;
 use crate::exposition::Page;
 use crate::exposition::Type::{Counter, Gauge};
 use crate::health::Health;
+use crate::history;
 use crate::log::Log;
 
 /// Where they come from.
@@ -16,12 +17,14 @@ pub(crate) struct Figures {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) health: Arc<Health>,
     pub(crate) watchers: Arc<AtomicUsize>,
+    /// `None` where no history is kept.
+    pub(crate) history: Option<Arc<history::Figures>>,
 }
 
 impl Figures {
     pub(crate) fn write(&self, form: Form) -> String {
         let mut page = Page::new(form);
-        let Self { account, log, health, watchers } = self;
+        let Self { account, log, health, watchers, history } = self;
         for (name, help, value) in [
             (
                 "sandscope_requests_acked",
@@ -99,6 +102,29 @@ impl Figures {
         }
         let lag = held.lag.iter().map(|(consumer, records)| (Some(("consumer", &**consumer)), *records));
         page.family("sandscope_log_lag_records", Gauge, "Records that a consumer has yet to read.", lag);
+        if let Some(history) = history {
+            of_history(&mut page, history);
+        }
         page.finish()
     }
+}
+
+fn of_history(page: &mut Page, history: &history::Figures) {
+    for (name, help, value) in [
+        ("sandscope_history_rows", "Rows that are in files.", history.rows()),
+        ("sandscope_history_files", "Files that were written, merged ones included.", history.files()),
+        ("sandscope_history_merged_files", "Files whose rows are in larger ones now.", history.merged()),
+        ("sandscope_history_removed_files", "Files that were too old.", history.removed()),
+        (
+            "sandscope_history_skipped",
+            "Requests, points and samples without rows: not understood, or lost by the log.",
+            history.skipped(),
+        ),
+        ("sandscope_history_failures", "Steps that failed and were tried again.", history.failures()),
+        ("sandscope_queries", "Queries that were asked.", history.queries()),
+    ] {
+        page.family(name, Counter, help, [(None, value)]);
+    }
+    let help = "Whether history falls behind because a step fails: 1 or 0.";
+    page.family("sandscope_history_failing", Gauge, help, [(None, history.failure().is_some().into())]);
 }

@@ -1,7 +1,8 @@
-//! The collector: OTLP in, over gRPC and HTTP, a durable log, live state in memory, debug info by id, queries.
+//! The collector: OTLP in, over gRPC and HTTP, a durable log, live state in memory, history in files, debug info by id,
+//! recordings, queries.
 //!
 //! ```text
-//!                      log (segments on disk, a group per sync) ----cursors----> consumers of their own pace
+//!                      log (segments on disk, a group per sync) --cursor--> history (Parquet files) <--SQL-- query
 //!                       ^
 //! hosts --OTLP--> intake --Batch--> state (one task owns Live) <--questions-- query <-- terminal UI
 //!       --Agent--> agent --pieces--> debug (store by module id) <--DebugInfo----'
@@ -10,9 +11,8 @@
 //! ```
 //! `live` and `debug::store` are cores: no I/O, no clock, no task; so is all of `log` but its thread. A request is
 //! answered when it is in the log. The state is handed what was stored, and after a restart the last 15 minutes of
-//! it. Nothing here prints: the [`Account`] counts, and the program that embeds this decides what to say.
-//!
-//! History does not live here yet.
+//! it; `history` follows the log at its own pace. Nothing here prints: the [`Account`] counts, and the program that
+//! embeds this decides what to say.
 //!
 //! # Security
 //! [`access`] decides for every port. What a sender says of its service and workload is taken at its word, its region
@@ -31,6 +31,7 @@ mod decode;
 mod exposition;
 mod figures;
 mod health;
+pub mod history;
 mod http;
 mod intake;
 mod live;

@@ -14,8 +14,8 @@ use sandscope_proto::query::{
     CaptureRequest, CaptureUpdate, DebugInfoChunk, DebugInfoRequest, EventsRequest, EventsResponse,
     FlameDiffRequest, FlameDiffResponse, FlameRequest, FlameResponse, HostsRequest, HostsResponse,
     LinesRequest, LinesResponse, Pipeline, RecordingChunk, RecordingRequest, RecordingsRequest,
-    RecordingsResponse, Selection, SeriesRequest, SeriesResponse, TraceRequest, TraceResponse, TracesRequest,
-    TracesResponse, WatchRequest, WatchUpdate, WorkloadRow,
+    RecordingsResponse, Selection, SeriesRequest, SeriesResponse, SqlChunk, SqlRequest, TraceRequest,
+    TraceResponse, TracesRequest, TracesResponse, WatchRequest, WatchUpdate, WorkloadRow,
 };
 use sandscope_proto::recording::Samples;
 use sandscope_proto::stacks::StackEncoder;
@@ -29,6 +29,7 @@ use tonic::{Request, Response, Status};
 use crate::access::{Access, Grant, granted};
 use crate::account::Account;
 use crate::agent::DebugInfo;
+use crate::history::History;
 use crate::live::{FoldSpan, Folded, Key, Selected, Tells};
 use crate::query_recent::{self, kind_of};
 use crate::query_recordings;
@@ -56,6 +57,7 @@ pub(crate) struct QueryService {
     pub(crate) access: Arc<Access>,
     pub(crate) watchers: Arc<AtomicUsize>,
     pub(crate) max_watchers: usize,
+    pub(crate) history: Option<Arc<History>>,
     /// Becomes true, or is dropped, when the collector stops.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -90,6 +92,7 @@ impl Query for QueryService {
     type DebugInfoStream = Answers<DebugInfoChunk>;
     type CaptureStream = Answers<CaptureUpdate>;
     type RecordingStream = Answers<RecordingChunk>;
+    type SqlStream = Answers<SqlChunk>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (request, grant) = asked(request)?;
@@ -238,6 +241,15 @@ impl Query for QueryService {
         let answer = query_recordings::fetch(&self.fleet, &request, &selected)?;
         self.access.reads(&grant, &format!("recording {}", request.id));
         Ok(Response::new(answer))
+    }
+
+    async fn sql(&self, request: Request<SqlRequest>) -> Result<Response<Self::SqlStream>, Status> {
+        let history = self.history.as_ref();
+        let history = history.ok_or_else(|| Status::unimplemented("this collector keeps no history"))?;
+        let (request, grant) = asked(request)?;
+        // Lines and attributes of guests are among it.
+        self.access.reads(&grant, "history");
+        Ok(Response::new(Box::pin(history.sql(request.sql, self.stop.clone())?)))
     }
 }
 

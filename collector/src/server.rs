@@ -25,6 +25,7 @@ use crate::agent::{AgentService, DebugInfo};
 use crate::config::{BindError, Config, ServeError, check};
 use crate::figures::Figures;
 use crate::health::Health;
+use crate::history::{self, History};
 use crate::intake::Intake;
 use crate::log::{Log, OpenError, Recovery, SegmentLog, Settings};
 use crate::otlp_grpc::{Logs, Metrics, OtlpServer, Profiles, Traces};
@@ -56,6 +57,7 @@ pub struct Collector {
     http: (TcpListener, SocketAddr),
     log: Arc<SegmentLog>,
     fleet: Arc<Fleet>,
+    history: Option<Arc<History>>,
     account: Arc<Account>,
     access: Arc<Access>,
 }
@@ -78,10 +80,11 @@ impl Collector {
         let (data, settings) = (config.data.clone(), config.log.clone());
         let log = tokio::task::spawn_blocking(move || open(data.as_deref(), settings)).await;
         let log = Arc::new(log.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?);
+        let history = history::follow(config.history.clone(), config.data.as_deref(), log.clone()).await?;
         let recordings = config.data.as_ref().map(|data| data.join("recordings"));
         let store = recordings.map(|path| Store::open(&path, config.limits.recordings_bytes)).transpose();
         let fleet = Arc::new(Fleet::new(store.map_err(BindError::Recordings)?));
-        Ok(Self { config, otlp, otlp_http, query, http, log, fleet, account, access })
+        Ok(Self { config, otlp, otlp_http, query, http, log, fleet, history, account, access })
     }
 
     /// What the log had when it was opened.
@@ -119,19 +122,27 @@ impl Collector {
         self.account.clone()
     }
 
+    /// What the history did, to be read while it runs and after; `None` if there is none.
+    pub fn history(&self) -> Option<Arc<history::Figures>> {
+        self.history.as_ref().map(|history| history.figures())
+    }
+
     /// Brings back what the log has of the last minutes, then serves until `shutdown` resolves. Streams then end at once, other requests have two seconds.
     ///
     /// # Errors
     /// A server that failed before.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let log = self.log.clone();
+        let (log, history) = (self.log.clone(), self.history.clone());
         let result = self.serve(shutdown).await;
+        if let Some(history) = history {
+            history.stop().await;
+        }
         log.stop().await;
         result
     }
 
     async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { config, otlp, otlp_http, query, http, log, fleet, account, access } = self;
+        let Self { config, otlp, otlp_http, query, http, log, fleet, history, account, access } = self;
         let limits = config.limits;
         let health = Arc::new(Health::new(config.memory_limit));
         let watchers = Arc::new(AtomicUsize::new(0));
@@ -154,6 +165,7 @@ impl Collector {
                 log: log.clone(),
                 health: health.clone(),
                 watchers: watchers.clone(),
+                history: history.as_ref().map(|history| history.figures()),
             },
         };
         tasks.spawn(crate::http::serve(http.0, served, stop.clone()));
@@ -189,6 +201,7 @@ impl Collector {
             access: access.clone(),
             watchers,
             max_watchers: limits.watchers,
+            history,
             stop: stop.clone(),
         };
         let agents = AgentServer::new(agent).accept_compressed(Zstd).max_decoding_message_size(MAX_MESSAGE);

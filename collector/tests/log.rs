@@ -110,7 +110,7 @@ async fn a_full_log_pushes_back() {
     let data = tempfile::tempdir().unwrap();
     let small = || settings(64 << 10, WhenFull::Refuse);
     let log = open(data.path(), small());
-    log.cursor("history", Position::OLDEST).await.unwrap();
+    log.cursor("follower", Position::OLDEST).await.unwrap();
     log.stop().await;
     drop(log);
     let config = || Config { data: Some(data.path().to_owned()), log: small(), ..Config::default() };
@@ -135,7 +135,7 @@ async fn a_full_log_pushes_back() {
     let log = open(data.path(), small());
     let page = everything(&log).await;
     assert_eq!((page.records.len() as u64, log.dropped()), (acked, 0));
-    log.advance("history", page.next).await.unwrap();
+    log.advance("follower", page.next).await.unwrap();
     let again = log.append(entry(1, "room")).await.unwrap();
     assert!(matches!(again, Appended::Stored(_)));
     log.stop().await;

@@ -91,6 +91,11 @@ impl fmt::Display for WorkloadId {
     }
 }
 
+/// 32 hexadecimal digits that stand for some bytes: the start of their SHA-256.
+pub fn content_id(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes)[..16])
+}
+
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {

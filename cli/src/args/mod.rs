@@ -2,6 +2,7 @@
 
 mod capture;
 mod collect;
+mod query;
 mod reach;
 mod symbols;
 
@@ -15,7 +16,8 @@ use sandscope_host::Trigger;
 use crate::values::{bytes, default_cache, duration, recorder_size, recorder_time, seconds};
 
 pub use capture::{CaptureArgs, CaptureMemory};
-pub use collect::{CollectArgs, LogFull};
+pub use collect::{CollectArgs, HistoryAt, LogFull};
+pub use query::{Format, QueryArgs};
 pub use reach::{HostReach, Reach};
 pub use symbols::{AddrStyle, SymbolizeArgs, SymbolsArgs, SymbolsCommand};
 
@@ -47,6 +49,12 @@ pub enum Command {
     /// Watch a collector in the terminal.
     #[command(after_help = "Example:\n  sandscope top --connect http://127.0.0.1:4320")]
     Top(TopArgs),
+    /// Ask a collector's history, in SQL.
+    #[command(
+        after_help = "Example:\n  sandscope query \"SELECT region, workload, count(*) FROM spans WHERE status = 'error' \
+                      AND time > now() - INTERVAL '1 hour' GROUP BY ALL\""
+    )]
+    Query(QueryArgs),
     /// Open a recording in the terminal.
     #[command(after_help = "Example:\n  sandscope open run.mcap")]
     Open(OpenArgs),

@@ -55,6 +55,10 @@ fn greet(collector: &Collector, resolved: &Resolved) {
         Some(data) => eprintln!("  log: {}{}", data.display(), found(collector.recovery())),
         None => eprintln!("  log: in memory, because there is no home directory; choose one with --data"),
     }
+    if let Some(history) = &resolved.config.history {
+        let query = collector.query_addr();
+        eprintln!("  history: {}; ask it: sandscope query --connect {scheme}://{query}", history.place);
+    }
 }
 
 /// What there was, if it is worth a word.

@@ -6,6 +6,7 @@ mod capture_remote;
 pub mod collect;
 pub mod diff;
 pub mod export;
+pub mod query;
 pub mod recording;
 pub mod report;
 pub mod run;

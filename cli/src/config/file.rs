@@ -10,6 +10,7 @@ use sandscope_collector::access::{Credential, Proof, Role, Scope};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 
+use super::history::HistorySection;
 use crate::args::LogFull;
 use crate::values;
 
@@ -26,6 +27,7 @@ pub struct File {
     pub local_metrics: Option<bool>,
     pub log: LogSection,
     pub limits: LimitsSection,
+    pub history: HistorySection,
     pub tls: Option<TlsSection>,
     pub audit: Option<AuditSection>,
     pub credential: Vec<CredentialEntry>,

@@ -1,6 +1,7 @@
 //! The collector's settings in force: flags over the file over defaults, each with where it comes from.
 
 mod file;
+mod history;
 mod place;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use crate::args::{CollectArgs, LogFull};
 use crate::problem::{Problem, chain};
 use crate::values::default_data;
 use file::{AuditSection, CredentialEntry, File, LimitsSection, LogSection, Size, Time, TlsSection};
+use history::history_of;
 
 /// Size of the audit log's file at which a new one begins, in bytes.
 const AUDIT_SIZE: u64 = 16 << 20;
@@ -66,6 +68,7 @@ impl Resolved {
             BindError::Access(AccessError::Exposed { .. }) => {
                 "docs/COLLECTOR.md says how TLS and credentials are set up; --insecure does without them."
             }
+            BindError::History(_) => "Choose another place with --history.",
             BindError::Access(_) => "docs/COLLECTOR.md says how TLS and credentials are set up.",
             BindError::Otlp { .. }
             | BindError::OtlpHttp { .. }
@@ -112,7 +115,7 @@ impl Chooser {
 }
 
 fn merge(args: &CollectArgs, file: File, source: Option<Source>) -> Resolved {
-    let File { log, limits, tls, audit, credential: credentials, .. } = file;
+    let File { log, limits, history, tls, audit, credential: credentials, .. } = file;
     let directory = source.as_ref().and_then(|source| source.path.parent()).unwrap_or(Path::new(""));
     let defaults = Config::default();
     let mut chooser = Chooser::default();
@@ -136,6 +139,7 @@ fn merge(args: &CollectArgs, file: File, source: Option<Source>) -> Resolved {
     config.access.insecure = chooser.choose("insecure", insecure, file.insecure, false);
     config.access.local_metrics = chooser.choose("local_metrics", None, file.local_metrics, false);
     config.log = log_settings(args, &log, &config.log, &mut chooser);
+    config.history = history_of(args, &history, directory, config.data.as_deref(), &mut chooser);
     config.limits = limits_of(&limits, &config.limits, &mut chooser);
     config.access.tls = tls_of(args, tls, directory, &mut chooser);
     config.access.audit = audit.map(|AuditSection { file, size }| {

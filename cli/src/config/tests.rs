@@ -6,6 +6,7 @@ use serde::de::value::Error;
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde_json::Value;
 
+use super::history::HistorySection;
 use super::*;
 use file::CredentialSection;
 
@@ -58,6 +59,7 @@ fn the_schema_has_what_the_code_reads() {
     check(&schema, fields::<File>());
     check(section("log"), fields::<LogSection>());
     check(section("limits"), fields::<LimitsSection>());
+    check(section("history"), fields::<HistorySection>());
     check(section("tls"), fields::<TlsSection>());
     check(section("audit"), fields::<AuditSection>());
     let credential = &section("credential")["items"];
@@ -76,7 +78,7 @@ fn the_schema_has_the_defaults() {
     for line in &resolved.lines {
         let (name, rest) = line.split_once(" = ").unwrap();
         let Some(value) = rest.strip_suffix("  (default)") else { continue };
-        if name == "data" {
+        if name == "data" || name == "history.place" {
             continue;
         }
         let at = name.split('.').fold(&schema, |at, part| &at["properties"][part]);
@@ -105,6 +107,7 @@ fn the_documented_example_is_whole() {
         fields::<File>(),
         fields::<LogSection>(),
         fields::<LimitsSection>(),
+        fields::<HistorySection>(),
         fields::<TlsSection>(),
         fields::<AuditSection>(),
         fields::<CredentialSection>(),

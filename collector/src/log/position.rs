@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::format::{RECORDS_AT, Seal};
@@ -20,6 +21,20 @@ impl Position {
     pub const OLDEST: Self = Self { segment: 0, offset: 0, ordinal: 0 };
     /// Behind every record, those to come included.
     pub const END: Self = Self { segment: u32::MAX, offset: u32::MAX, ordinal: u32::MAX };
+
+    /// The position of a text that [`fmt::Display`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let word = |at: usize| u32::from_str_radix(text.get(at..at + 8)?, 16).ok();
+        let position = Self { segment: word(0)?, offset: word(8)?, ordinal: word(16)? };
+        (position.to_string() == text).then_some(position)
+    }
+}
+
+/// 24 hexadecimal digits, which sort as positions do.
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}{:08x}{:08x}", self.segment, self.offset, self.ordinal)
+    }
 }
 
 /// What cannot be read any more.

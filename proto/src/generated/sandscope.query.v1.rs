@@ -560,6 +560,18 @@ pub struct SeriesPoint {
     #[prost(double, tag = "8")]
     pub age_s: f64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SqlRequest {
+    /// One query; nothing that changes data or settings.
+    #[prost(string, tag = "1")]
+    pub sql: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SqlChunk {
+    /// A piece of an Arrow IPC stream, 1 MiB at most. Pieces end anywhere.
+    #[prost(bytes = "vec", tag = "1")]
+    pub data: ::prost::alloc::vec::Vec<u8>,
+}
 /// Generated client implementations.
 pub mod query_client {
     #![allow(
@@ -937,6 +949,31 @@ pub mod query_client {
                 .insert(GrpcMethod::new("sandscope.query.v1.Query", "Recording"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// The history's answer to a query. Who ends the stream ends the query.
+        pub async fn sql(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SqlRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SqlChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/sandscope.query.v1.Query/Sql",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("sandscope.query.v1.Query", "Sql"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1040,6 +1077,17 @@ pub mod query_server {
             &self,
             request: tonic::Request<super::RecordingRequest>,
         ) -> std::result::Result<tonic::Response<Self::RecordingStream>, tonic::Status>;
+        /// Server streaming response type for the Sql method.
+        type SqlStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SqlChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The history's answer to a query. Who ends the stream ends the query.
+        async fn sql(
+            &self,
+            request: tonic::Request<super::SqlRequest>,
+        ) -> std::result::Result<tonic::Response<Self::SqlStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct QueryServer<T> {
@@ -1673,6 +1721,52 @@ pub mod query_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RecordingSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/sandscope.query.v1.Query/Sql" => {
+                    #[allow(non_camel_case_types)]
+                    struct SqlSvc<T: Query>(pub Arc<T>);
+                    impl<
+                        T: Query,
+                    > tonic::server::ServerStreamingService<super::SqlRequest>
+                    for SqlSvc<T> {
+                        type Response = super::SqlChunk;
+                        type ResponseStream = T::SqlStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SqlRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::sql(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SqlSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -103,6 +103,11 @@ impl Collector {
         Ok((profile, response.truncated))
     }
 
+    /// The answer to a query of the history.
+    pub(super) async fn sql(&self, request: wire::SqlRequest) -> Result<Streaming<wire::SqlChunk>, Status> {
+        Ok(self.client.clone().sql(request).await?.into_inner())
+    }
+
     /// A module's debug info as the collector keeps it, compressed; `None` if it has none.
     ///
     /// # Errors
@@ -192,7 +197,7 @@ fn row(row: wire::WorkloadRow) -> Option<Row> {
 }
 
 /// The end of an error's chain, which is where transports say what happened; safe to draw.
-fn reason(status: &Status) -> Shown {
+pub(super) fn reason(status: &Status) -> Shown {
     let mut text = status.message().to_owned();
     let mut at = status.source();
     while let Some(error) = at {

@@ -6,6 +6,7 @@ pub mod collector;
 pub mod live;
 pub mod names;
 pub mod replay;
+pub mod sql;
 #[cfg(test)]
 mod testing;
 

@@ -214,4 +214,10 @@ impl Query for Service {
     ) -> Result<Response<Self::RecordingStream>, Status> {
         Err(Status::unimplemented("recording"))
     }
+
+    type SqlStream = Answers<wire::SqlChunk>;
+
+    async fn sql(&self, _: Request<wire::SqlRequest>) -> Result<Response<Self::SqlStream>, Status> {
+        Err(Status::unimplemented("no history"))
+    }
 }
