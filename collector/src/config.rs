@@ -48,7 +48,7 @@ impl Default for Config {
             log: log::Settings::default(),
             history: None,
             access: access::Settings::default(),
-            memory_limit: 1 << 30,
+            memory_limit: 512 << 20,
         }
     }
 }

@@ -53,7 +53,7 @@ pub struct CollectArgs {
     /// several times. Whole hours go. By default 7d.
     #[arg(long, value_name = "TIME", value_parser = keep)]
     pub history_keep: Vec<(Option<Table>, Duration)>,
-    /// Memory above which new data is pushed back until it is below nine tenths of it; by default 1GiB.
+    /// Memory above which new data is pushed back until it is below nine tenths of it; by default 512MiB.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory_limit: Option<usize>,
     /// The listeners' certificate, with those between it and the root, in PEM. All listeners then speak TLS.

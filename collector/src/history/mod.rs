@@ -31,10 +31,12 @@
 //!
 //! # What is bounded
 //! Rows that wait: 64 MiB and one page of the log. Folders of a flush: 256 regions, the rest share one. A merge: 64
-//! files and 128 MiB. Queries: memory, time and number, see [`Queries`]; what the engine's pool does not see, such as
-//! texts that are put together, is not, and a step that takes long without a pause ends with the step. What is not understood is counted in [`Figures`].
+//! files and 128 MiB. Queries: memory, time and number, see [`Queries`]; what the engine's pool does not see, texts, has
+//! bounds of its own (`bounded`). A step that takes long without a pause ends with the step. What is not understood is
+//! counted in [`Figures`].
 //! A store that fails holds back history alone: it is tried again, with full jitter, and the log keeps.
 
+mod bounded;
 mod columns;
 mod consume;
 mod error;

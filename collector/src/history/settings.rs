@@ -48,7 +48,7 @@ pub struct Queries {
 
 impl Default for Queries {
     fn default() -> Self {
-        Self { memory: 256 << 20, deadline: Duration::from_secs(30), at_once: 8 }
+        Self { memory: 128 << 20, deadline: Duration::from_secs(30), at_once: 8 }
     }
 }
 

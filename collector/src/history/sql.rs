@@ -14,10 +14,12 @@ use datafusion::execution::{FunctionRegistry as _, SendableRecordBatchStream};
 use datafusion::functions::core::get_field;
 use datafusion::functions_aggregate::expr_fn::first_value;
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawFieldAccessExpr};
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr, RawFieldAccessExpr};
 use datafusion::logical_expr::{Expr, GetFieldAccess, lit};
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext, col};
+use datafusion::sql::sqlparser::ast::BinaryOperator;
 
+use super::bounded::{CONCAT, MAX_SQL, OPERATOR, UNBOUNDED};
 use super::files::Files;
 use super::scan::Scan;
 use super::store::Store;
@@ -25,8 +27,6 @@ use super::table::Table;
 
 /// The schema that the tables are in, for `information_schema`.
 const SCHEMA: &str = "history";
-/// Functions whose result may be of any size, which no pool accounts for.
-const UNBOUNDED: [&str; 3] = ["repeat", "lpad", "rpad"];
 
 /// The store's address inside the engine.
 pub(super) fn store_url() -> Result<ObjectStoreUrl> {
@@ -56,6 +56,9 @@ pub(super) struct Engine {
 impl Engine {
     /// Starts a query over the files of this moment. Dropping the answer ends it.
     pub(super) async fn query(&self, sql: &str) -> Result<SendableRecordBatchStream> {
+        if sql.len() > MAX_SQL {
+            return Err(DataFusionError::Plan(format!("a query has at most {} KiB", MAX_SQL >> 10)));
+        }
         let mut config = SessionConfig::new()
             .with_information_schema(true)
             .with_default_catalog_and_schema("sandscope", SCHEMA)
@@ -68,11 +71,12 @@ impl Engine {
             .with_config(config)
             .with_runtime_env(self.env.clone())
             .build();
-        state.register_expr_planner(Arc::new(ByKey))?;
+        state.register_expr_planner(Arc::new(Syntax))?;
         let context = SessionContext::new_with_state(state);
         for function in UNBOUNDED {
             context.deregister_udf(function);
         }
+        context.register_udf(CONCAT.as_ref().clone());
         for table in Table::ALL {
             let scan = Arc::new(Scan { table, files: self.files.of(table), store: self.store.clone() });
             if table == Table::Stacks {
@@ -92,11 +96,24 @@ impl Engine {
     }
 }
 
-/// `attributes['key']`, and fields of structs in the same way.
+/// `attributes['key']`, fields of structs in the same way, and `a || b`.
 #[derive(Debug)]
-struct ByKey;
+struct Syntax;
 
-impl ExprPlanner for ByKey {
+impl ExprPlanner for Syntax {
+    fn plan_binary_op(&self, binary: RawBinaryExpr, _: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        Ok(match binary.op {
+            BinaryOperator::StringConcat => {
+                let operands = vec![binary.left, binary.right];
+                PlannerResult::Planned(Expr::ScalarFunction(ScalarFunction::new_udf(
+                    OPERATOR.clone(),
+                    operands,
+                )))
+            }
+            _ => PlannerResult::Original(binary),
+        })
+    }
+
     fn plan_field_access(
         &self,
         access: RawFieldAccessExpr,

@@ -30,14 +30,28 @@ async fn queries_change_nothing() {
         "SELECT repeat('x', 1000000000)",
         "WITH RECURSIVE t AS (SELECT 'x' AS x UNION ALL SELECT x || x FROM t) SELECT count(*) FROM t",
         "",
+        "SELECT replace('xx', 'x', 'yyyyyyyy')",
+        &format!("SELECT length('{}')", "x".repeat(40_000)),
+        &format!("SELECT length(x) FROM {}", doubled("x || x", 16)),
+        &format!("SELECT length(x) FROM {}", doubled("concat(x, x)", 16)),
     ] {
         assert!(ask(&engine, sql).await.is_err(), "{sql}");
     }
     assert_eq!(bench.spans().await, numbers(1));
+    let joined =
+        "SELECT concat(name, NULL, 7), name || '-' || 7, name || NULL, length('a' || 'b') FROM spans";
+    assert_eq!(bench.ask(joined).await, ["00007|0000-7|-|2"]);
+    assert_eq!(bench.ask(&format!("SELECT length(x) FROM {}", doubled("x || x", 14))).await, ["16384"]);
     assert_eq!(
         bench.ask("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'history'").await,
         ["6"]
     );
+}
+
+/// A text that is put together with itself so many times.
+fn doubled(expression: &str, times: usize) -> String {
+    (0..times)
+        .fold("(SELECT 'x' AS x) t".to_owned(), |from, _| format!("(SELECT {expression} AS x FROM {from}) t"))
 }
 
 /// A query that wants more than there is fails alone, and says what it lacked.
@@ -109,6 +123,7 @@ async fn deadlines_end_queries() {
     let bench = Bench::new();
     let mut settings = HistorySettings::new(Place::Directory(bench.directory.path().to_owned()));
     settings.queries.deadline = std::time::Duration::from_millis(200);
+    settings.queries.memory = 2 << 30;
     let history = History::start(settings, bench.log.clone(), super::WRITER.to_owned()).unwrap();
     let (_stopping, stop) = tokio::sync::watch::channel(false);
     let endless = "SELECT count(*) FROM generate_series(1, 100000000) a, generate_series(1, 100000000) b \
