@@ -2,6 +2,7 @@
 //! messages back. What is asked of whom is decided in `debug::store`.
 
 use std::collections::HashMap;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::{Access, Grant, granted};
 use crate::account::Account;
-use crate::debug::{Candidate, Effect, HostId, Input, Message, Store, verify};
+use crate::debug::{Candidate, Effect, Found, HostId, Input, Message, Shelf, Store, Stored, verify};
 use crate::recordings::Fleet;
 
 /// Messages that may wait for a host: more than an honest one has offers. One that reads nothing is cut off.
@@ -55,13 +56,31 @@ pub(crate) struct DebugInfo {
     start: Instant,
     account: Arc<Account>,
     max_hosts: usize,
+    /// `None` without a data directory.
+    shelf: Option<Arc<Shelf>>,
 }
 
 impl DebugInfo {
-    /// An empty store that holds so many (compressed) bytes of so many hosts.
-    pub(crate) fn new(max_bytes: u64, max_hosts: usize, account: Arc<Account>) -> Self {
-        let inner = Inner { store: Store::new(max_bytes), hosts: HashMap::new(), next: 0 };
-        Self { inner: Mutex::new(inner), stored: Notify::new(), start: Instant::now(), account, max_hosts }
+    /// A store of so many (compressed) bytes of so many hosts, with what the directory has.
+    ///
+    /// # Errors
+    /// A directory that cannot be listed.
+    pub(crate) fn new(
+        shelf: Option<Shelf>,
+        max_bytes: u64,
+        max_hosts: usize,
+        account: Arc<Account>,
+    ) -> io::Result<Arc<Self>> {
+        let kept = shelf.as_ref().map(Shelf::list).transpose()?.unwrap_or_default();
+        let store = Store::new(max_bytes, shelf.is_some());
+        let inner = Inner { store, hosts: HashMap::new(), next: 0 };
+        let (stored, start) = (Notify::new(), Instant::now());
+        let shelf = shelf.map(Arc::new);
+        let debug = Arc::new(Self { inner: Mutex::new(inner), stored, start, account, max_hosts, shelf });
+        for Stored { id, bytes, size } in kept {
+            debug.handle(Input::Kept { id, bytes, size });
+        }
+        Ok(debug)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -81,8 +100,12 @@ impl DebugInfo {
                 let stored = self.stored.notified();
                 tokio::pin!(stored);
                 stored.as_mut().enable();
-                if let Some(found) = self.lock().store.get(id) {
-                    return Some(found);
+                let found = self.lock().store.get(id);
+                if let Some((found, size)) = found {
+                    match self.read(id, found).await {
+                        Some(data) => return Some((data, size)),
+                        None => self.handle(Input::Lost { id: id.clone() }),
+                    }
                 }
                 self.handle(Input::Missed { id: id.clone() });
                 if !self.lock().store.expects(id) {
@@ -94,14 +117,38 @@ impl DebugInfo {
         tokio::time::timeout(FETCH, arrival).await.ok().flatten()
     }
 
+    async fn read(&self, id: &ModuleId, found: Found) -> Option<Bytes> {
+        let (shelf, id) = match (found, &self.shelf) {
+            (Found::Here(data), _) => return Some(data),
+            (Found::Kept, Some(shelf)) => (shelf.clone(), id.clone()),
+            (Found::Kept, None) => return None,
+        };
+        // A runtime that shuts down has nobody who waits.
+        tokio::task::spawn_blocking(move || shelf.get(&id).ok()).await.ok().flatten()
+    }
+
+    /// Writes what was checked to the directory, if there is one.
+    fn keep(&self, id: &ModuleId, frame: &[u8], size: u64) -> io::Result<()> {
+        match &self.shelf {
+            Some(shelf) if self.lock().store.takes(frame.len() as u64) => shelf.put(id, frame, size),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Ids of what is held, sorted, with sizes in bytes before compression.
     pub(crate) fn list(&self) -> Vec<(ModuleId, u64)> {
         self.lock().store.list()
     }
 
-    /// Takes debug info that was checked, in one zstd frame and its size after decompression.
-    pub(crate) fn push(self: &Arc<Self>, id: ModuleId, data: Bytes, size: u64) {
+    /// Takes debug info that was checked, in one zstd frame and its size after decompression. Takes as long as the
+    /// disk does.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub(crate) fn push(self: &Arc<Self>, id: ModuleId, data: Bytes, size: u64) -> io::Result<()> {
+        self.keep(&id, &data, size)?;
         self.handle(Input::Pushed { id, data, size });
+        Ok(())
     }
 
     /// Takes a host in, if there is room: its id, and what is told when it is cut off.
@@ -138,6 +185,11 @@ impl DebugInfo {
                 }
                 Effect::Check(candidate) => self.check(candidate),
                 Effect::Stored => stored = true,
+                Effect::Forget(id) => {
+                    if let Some(shelf) = &self.shelf {
+                        shelf.remove(&id);
+                    }
+                }
                 Effect::Refused => {
                     self.account.module_refused();
                     changed = true;
@@ -153,7 +205,8 @@ impl DebugInfo {
     fn check(self: &Arc<Self>, candidate: Candidate) {
         let debug = self.clone();
         tokio::task::spawn_blocking(move || {
-            let sound = verify(&candidate.id, &candidate.data, candidate.size).is_ok();
+            let Candidate { id, data, size, .. } = &candidate;
+            let sound = verify(id, data, *size).is_ok() && debug.keep(id, data, *size).is_ok();
             debug.handle(Input::Checked { candidate, sound });
         });
     }
@@ -286,7 +339,7 @@ mod tests {
     /// A host that offers and never reads is cut off, instead of having its answers pile up.
     #[tokio::test]
     async fn a_host_that_reads_nothing_is_cut_off() {
-        let debug = Arc::new(DebugInfo::new(1 << 20, 1, Arc::default()));
+        let debug = DebugInfo::new(None, 1 << 20, 1, Arc::default()).unwrap();
         let (outbox, _unread) = mpsc::channel(2);
         let (host, cut) = debug.join(outbox.clone()).unwrap();
         assert!(debug.join(outbox.clone()).is_none(), "the only place is taken");

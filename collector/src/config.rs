@@ -22,8 +22,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// Bounds of everything that is held.
     pub limits: Limits,
-    /// Where the log and recordings are. Without one the log is in memory, with 64 MiB at most, and ends with the
-    /// process, and no recordings are kept.
+    /// Where the log, debug info and recordings are. Without one log and debug info are in memory, the log with 64 MiB
+    /// at most, and end with the process, and no recordings are kept.
     pub data: Option<PathBuf>,
     /// How much the log holds.
     pub log: log::Settings,
@@ -83,8 +83,8 @@ pub struct Limits {
     pub stacks_per_bucket: usize,
     /// How long stacks, silent rows and silent hosts are held.
     pub retention: Duration,
-    /// Debug info, in bytes as it is held (compressed), a quarter of the memory limit at most; the least recently used
-    /// goes first.
+    /// Debug info, in bytes as it is held (compressed), on disk; without a data directory in memory, a quarter of its
+    /// limit at most. The least recently used goes first.
     pub debug_info_bytes: u64,
     /// Recordings of hosts, in bytes on disk; the oldest go first.
     pub recordings_bytes: u64,
@@ -112,7 +112,7 @@ impl Default for Limits {
             flame_bytes: 64 << 20,
             stacks_per_bucket: 4096,
             retention: Duration::from_secs(15 * 60),
-            debug_info_bytes: 128 << 20,
+            debug_info_bytes: 1 << 30,
             recordings_bytes: 4 << 30,
             agents: 4096,
             watchers: 64,
@@ -132,6 +132,9 @@ pub enum BindError {
     /// The directory of recordings cannot be used.
     #[error("open the directory of recordings")]
     Recordings(#[source] io::Error),
+    /// The directory of debug info cannot be used.
+    #[error("open the directory of debug info")]
+    DebugInfo(#[source] io::Error),
     /// The history cannot be opened.
     #[error(transparent)]
     History(#[from] history::HistoryError),

@@ -206,10 +206,18 @@ impl Server {
             let message = format!("{id} is wanted, the file is {}\n", ids.module);
             return text(StatusCode::CONFLICT, message);
         }
-        for id in ids.all() {
-            self.served.debug.push(id.clone(), data.clone().into(), size);
+        let debug = self.served.debug.clone();
+        let data = Bytes::from(data);
+        let stored = tokio::task::spawn_blocking(move || {
+            ids.all().try_for_each(|id| debug.push(id.clone(), data.clone(), size))
+        });
+        match stored.await {
+            Ok(Ok(())) => text(StatusCode::CREATED, String::new()),
+            Ok(Err(error)) => {
+                text(StatusCode::INSUFFICIENT_STORAGE, format!("the file cannot be kept: {error}\n"))
+            }
+            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the collector is shutting down\n".to_owned()),
         }
-        text(StatusCode::CREATED, String::new())
     }
 }
 

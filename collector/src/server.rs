@@ -23,6 +23,7 @@ use crate::access::{Access, Guarded, Speaks};
 use crate::account::Account;
 use crate::agent::{AgentService, DebugInfo};
 use crate::config::{BindError, Config, ServeError, check};
+use crate::debug::Shelf;
 use crate::figures::Figures;
 use crate::health::Health;
 use crate::history::{self, History};
@@ -57,6 +58,7 @@ pub struct Collector {
     http: (TcpListener, SocketAddr),
     log: Arc<SegmentLog>,
     fleet: Arc<Fleet>,
+    debug: Arc<DebugInfo>,
     history: Option<Arc<History>>,
     account: Arc<Account>,
     access: Arc<Access>,
@@ -84,7 +86,8 @@ impl Collector {
         let recordings = config.data.as_ref().map(|data| data.join("recordings"));
         let store = recordings.map(|path| Store::open(&path, config.limits.recordings_bytes)).transpose();
         let fleet = Arc::new(Fleet::new(store.map_err(BindError::Recordings)?));
-        Ok(Self { config, otlp, otlp_http, query, http, log, fleet, history, account, access })
+        let debug = debug_info(&config, &account).map_err(BindError::DebugInfo)?;
+        Ok(Self { config, otlp, otlp_http, query, http, log, fleet, debug, history, account, access })
     }
 
     /// What the log had when it was opened.
@@ -142,14 +145,11 @@ impl Collector {
     }
 
     async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { config, otlp, otlp_http, query, http, log, fleet, history, account, access } = self;
+        let Self { config, otlp, otlp_http, query, http, log, fleet, debug, history, account, access } = self;
         let limits = config.limits;
         let health = Arc::new(Health::new(config.memory_limit));
         let watchers = Arc::new(AtomicUsize::new(0));
         let (stopping, stop) = watch::channel(false);
-        // A quarter: what only makes names must not push data back.
-        let debug_bytes = limits.debug_info_bytes.min(config.memory_limit / 4);
-        let debug = Arc::new(DebugInfo::new(debug_bytes, limits.agents, account.clone()));
         let (state, task) = state::new(&limits);
         // Dropped at the end of this function, and with it the tasks.
         let mut tasks = JoinSet::new();
@@ -241,6 +241,15 @@ fn open(data: Option<&Path>, settings: Settings) -> Result<SegmentLog, OpenError
             SegmentLog::in_memory(Settings::new(max_bytes.min(IN_MEMORY), max_age, when_full))
         }
     }
+}
+
+/// On disk beside the log, else in a quarter of the memory: what only makes names must not push data back.
+fn debug_info(config: &Config, account: &Arc<Account>) -> std::io::Result<Arc<DebugInfo>> {
+    let Config { data, limits, memory_limit, .. } = config;
+    let shelf = data.as_ref().map(|data| Shelf::open(&data.join("debug"))).transpose()?;
+    let most =
+        if shelf.is_some() { limits.debug_info_bytes } else { limits.debug_info_bytes.min(memory_limit / 4) };
+    DebugInfo::new(shelf, most, limits.agents, account.clone())
 }
 
 async fn listen(addr: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{PATIENCE, Running, start};
-use sandscope_collector::Limits;
+use common::{PATIENCE, Running, start, start_with};
+use sandscope_collector::{Config, Limits};
 use sandscope_model::ModuleId;
 use sandscope_proto::DEBUG_INFO_CHUNK;
 use sandscope_proto::agent::{
@@ -132,6 +132,41 @@ async fn debug_info_travels_from_host_to_reader() {
     let malformed = DebugInfoRequest { module_id: "../../etc/passwd".into() };
     let refused = collector.query().debug_info(malformed).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+/// Where there is a data directory, debug info outlives the collector; what somebody removed there is not found, and
+/// taken again.
+#[tokio::test]
+async fn debug_info_is_there_after_a_restart() {
+    let data = tempfile::tempdir().unwrap();
+    let config = || Config { data: Some(data.path().to_owned()), ..Config::default() };
+    let module = guest();
+    let id = ModuleId::of(&module);
+    let compressed = zstd::bulk::compress(&module, 1).unwrap();
+    let collector = start_with(config()).await;
+    let mut host = Agent::connect(&collector).await;
+    host.offer(&id, module.len() as u64).await;
+    assert_eq!(host.hears().await, want(&id));
+    host.upload(&id, &compressed, DEBUG_INFO_CHUNK).await;
+    assert_eq!(host.hears().await, have(&id));
+    assert!(read(&collector, &id).await.unwrap().0 == compressed);
+    drop(host);
+    collector.stop().await.unwrap();
+
+    let collector = start_with(config()).await;
+    assert!(read(&collector, &id).await.unwrap() == (compressed.clone(), module.len() as u64));
+    let mut host = Agent::connect(&collector).await;
+    host.offer(&id, module.len() as u64).await;
+    assert_eq!(host.hears().await, have(&id), "nobody has to send it again");
+    drop(host);
+    for file in std::fs::read_dir(data.path().join("debug")).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    assert_eq!(read(&collector, &id).await.unwrap_err().code(), Code::NotFound);
+    let mut host = Agent::connect(&collector).await;
+    host.offer(&id, module.len() as u64).await;
+    assert_eq!(host.hears().await, want(&id));
+    collector.stop().await.unwrap();
 }
 
 /// A host that dies in the middle of an upload costs nothing: the next one that has the module is asked.

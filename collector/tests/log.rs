@@ -235,9 +235,10 @@ async fn logs_of_every_version_open() {
             log.stop().await;
         }
     }
-    for version in std::fs::read_dir(versions).unwrap() {
+    let kept = std::fs::read_dir(versions).unwrap().map(Result::unwrap);
+    for version in kept.filter(|version| version.file_name().to_string_lossy().starts_with("log-")) {
         let data = tempfile::tempdir().unwrap();
-        for file in std::fs::read_dir(version.unwrap().path()).unwrap() {
+        for file in std::fs::read_dir(version.path()).unwrap() {
             let file = file.unwrap();
             std::fs::copy(file.path(), data.path().join(file.file_name())).unwrap();
         }

@@ -64,7 +64,9 @@ impl Resolved {
     /// What is wrong with the settings.
     pub fn problem(&self, error: &BindError) -> Problem {
         let next = match error {
-            BindError::Log(_) | BindError::Recordings(_) => "Choose another directory with --data.",
+            BindError::Log(_) | BindError::Recordings(_) | BindError::DebugInfo(_) => {
+                "Choose another directory with --data."
+            }
             BindError::Access(AccessError::Exposed { .. }) => {
                 "docs/COLLECTOR.md says how TLS and credentials are set up; --insecure does without them."
             }

@@ -1,7 +1,10 @@
-//! Debug info by module id: what is held, what is wanted of whom, and whether an upload is what it says.
+//! Debug info by module id: what is held, what is wanted of whom, whether an upload is what it says, and the directory
+//! that it is kept in.
 
+mod shelf;
 mod store;
 mod verify;
 
-pub(crate) use store::{Candidate, Effect, HostId, Input, Message, Store};
+pub(crate) use shelf::{Shelf, Stored};
+pub(crate) use store::{Candidate, Effect, Found, HostId, Input, Message, Store};
 pub(crate) use verify::verify;

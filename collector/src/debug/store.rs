@@ -42,6 +42,10 @@ pub(crate) enum Input {
     Checked { candidate: Candidate, sound: bool },
     /// Somebody wants to read a module that is not held.
     Missed { id: ModuleId },
+    /// What should be in the directory is not.
+    Lost { id: ModuleId },
+    /// What the directory had at the start, the oldest first.
+    Kept { id: ModuleId, bytes: u64, size: u64 },
     /// A host is gone.
     Left { host: HostId },
     /// Time has passed.
@@ -59,6 +63,8 @@ pub(crate) enum Effect {
     Stored,
     /// An upload was given up.
     Refused,
+    /// Remove it from the directory.
+    Forget(ModuleId),
 }
 
 /// A message to a host.
@@ -80,8 +86,20 @@ pub(crate) struct Candidate {
     pub size: u64,
 }
 
+/// Where debug info is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Found {
+    /// Here, in one zstd frame.
+    Here(Bytes),
+    /// In the directory.
+    Kept,
+}
+
 struct Held {
-    data: Bytes,
+    found: Found,
+    /// Of the frame.
+    bytes: u64,
+    /// After decompression.
     size: u64,
     used: u64,
 }
@@ -110,6 +128,8 @@ pub(crate) struct Store {
     held: HashMap<ModuleId, Held>,
     bytes: u64,
     max_bytes: u64,
+    /// Whether what is checked is in the directory already.
+    is_kept: bool,
     /// Counts uses, for the order of eviction.
     clock: u64,
     offers: HashMap<ModuleId, Vec<Offer>>,
@@ -124,12 +144,13 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// An empty store that holds so many (compressed) bytes.
-    pub(crate) fn new(max_bytes: u64) -> Self {
+    /// An empty store of so many (compressed) bytes, in a directory or here.
+    pub(crate) fn new(max_bytes: u64, is_kept: bool) -> Self {
         Self {
             held: HashMap::new(),
             bytes: 0,
             max_bytes,
+            is_kept,
             clock: 0,
             offers: HashMap::new(),
             offered: HashMap::new(),
@@ -153,12 +174,17 @@ impl Store {
         held
     }
 
-    /// Debug info in one zstd frame and its size after decompression.
-    pub(crate) fn get(&mut self, id: &ModuleId) -> Option<(Bytes, u64)> {
+    /// Whether so many compressed bytes are not too many for any module.
+    pub(crate) fn takes(&self, bytes: u64) -> bool {
+        bytes + ENTRY_BYTES <= self.max_bytes
+    }
+
+    /// Where debug info is, and its size after decompression.
+    pub(crate) fn get(&mut self, id: &ModuleId) -> Option<(Found, u64)> {
         self.clock += 1;
         let held = self.held.get_mut(id)?;
         held.used = self.clock;
-        Some((held.data.clone(), held.size))
+        Some((held.found.clone(), held.size))
     }
 
     /// Whether it is on its way, or will be asked for.
@@ -174,11 +200,16 @@ impl Store {
             Input::Chunk { host, id, data, last } => self.chunk(now, host, &id, &data, last, &mut effects),
             Input::Checked { candidate, sound } => self.checked(now, candidate, sound, &mut effects),
             Input::Pushed { id, data, size } => {
-                if data.len() as u64 + ENTRY_BYTES <= self.max_bytes {
+                if self.takes(data.len() as u64) {
                     self.hold(&id, data, size, &mut effects);
                 }
             }
             Input::Missed { id } => self.ask(now, id, &mut effects),
+            Input::Lost { id } => {
+                self.drop_held(&id);
+            }
+            Input::Kept { id, bytes, .. } if !self.takes(bytes) => effects.push(Effect::Forget(id)),
+            Input::Kept { id, bytes, size } => self.insert(&id, Found::Kept, bytes, size, &mut effects),
             Input::Left { host } => self.left(now, host, &mut effects),
             Input::Tick => {
                 let stalled = |upload: &Upload| {
@@ -284,8 +315,7 @@ impl Store {
     fn checked(&mut self, now: Duration, candidate: Candidate, sound: bool, effects: &mut Vec<Effect>) {
         let Candidate { host, id, data, size } = candidate;
         self.unfinished = self.unfinished.saturating_sub(data.len() as u64);
-        let cost = data.len() as u64 + ENTRY_BYTES;
-        if !sound || cost > self.max_bytes {
+        if !sound || !self.takes(data.len() as u64) {
             self.uploads.remove(&id);
             self.failed(host, &id, effects);
             self.ask(now, id, effects);
@@ -298,18 +328,9 @@ impl Store {
 
     /// Makes room, keeps debug info that fits, and answers those who offered it.
     fn hold(&mut self, id: &ModuleId, data: Bytes, size: u64, effects: &mut Vec<Effect>) {
-        let cost = data.len() as u64 + ENTRY_BYTES;
-        self.evict(id);
-        while self.bytes + cost > self.max_bytes {
-            let Some(oldest) = self.held.iter().min_by_key(|(_, held)| held.used).map(|(id, _)| id.clone())
-            else {
-                break;
-            };
-            self.evict(&oldest);
-        }
-        self.clock += 1;
-        self.bytes += cost;
-        self.held.insert(id.clone(), Held { data, size, used: self.clock });
+        let bytes = data.len() as u64;
+        let found = if self.is_kept { Found::Kept } else { Found::Here(data) };
+        self.insert(id, found, bytes, size, effects);
         effects.push(Effect::Stored);
         for offer in self.offers.get_mut(id).into_iter().flatten().filter(|offer| !offer.answered) {
             offer.answered = true;
@@ -317,9 +338,25 @@ impl Store {
         }
     }
 
-    fn evict(&mut self, id: &ModuleId) {
+    fn insert(&mut self, id: &ModuleId, found: Found, bytes: u64, size: u64, effects: &mut Vec<Effect>) {
+        let cost = bytes + ENTRY_BYTES;
+        self.drop_held(id);
+        while self.bytes + cost > self.max_bytes {
+            let oldest = self.held.iter().min_by_key(|(_, held)| held.used).map(|(id, _)| id.clone());
+            let Some(oldest) = oldest else { break };
+            self.drop_held(&oldest);
+            if self.is_kept {
+                effects.push(Effect::Forget(oldest));
+            }
+        }
+        self.clock += 1;
+        self.bytes += cost;
+        self.held.insert(id.clone(), Held { found, bytes, size, used: self.clock });
+    }
+
+    fn drop_held(&mut self, id: &ModuleId) {
         if let Some(held) = self.held.remove(id) {
-            self.bytes = self.bytes.saturating_sub(held.data.len() as u64 + ENTRY_BYTES);
+            self.bytes = self.bytes.saturating_sub(held.bytes + ENTRY_BYTES);
         }
     }
 
@@ -395,20 +432,21 @@ mod tests {
     /// What is pushed replaces what is held, and who offered the same need not send it.
     #[test]
     fn a_push_answers_those_who_offered() {
-        let mut store = Store::new(10_000);
+        let mut store = Store::new(10_000, false);
         offer(&mut store, 1, "aa");
         let push = |bytes: usize| Input::Pushed { id: id("aa"), data: vec![0; bytes].into(), size: 5000 };
         assert_eq!(store.handle(NOW, push(100)), [Effect::Stored, have(1, "aa")]);
         assert_eq!(store.handle(NOW, push(9000)), [Effect::Stored]);
         assert_eq!(store.handle(NOW, push(9200)), [Effect::Stored]);
         assert_eq!(store.handle(NOW, push(10_000)), [], "larger than the store");
-        assert_eq!((store.get(&id("aa")).unwrap().0.len(), store.list()), (9200, vec![(id("aa"), 5000)]));
+        let Some((Found::Here(data), _)) = store.get(&id("aa")) else { panic!("it is held here") };
+        assert_eq!((data.len(), store.list()), (9200, vec![(id("aa"), 5000)]));
     }
 
     /// One host is asked, everybody who offered is answered when it is there.
     #[test]
     fn one_host_uploads_for_all() {
-        let mut store = Store::new(10_000);
+        let mut store = Store::new(10_000, false);
         assert_eq!(offer(&mut store, 1, "aa"), [want(1, "aa")]);
         assert_eq!(offer(&mut store, 2, "aa"), []);
         let effects = upload(&mut store, 1, "aa", 100, true);
@@ -419,7 +457,7 @@ mod tests {
     /// Hosts that leave halfway, stall or send rubbish are replaced by the next, and answered.
     #[test]
     fn the_next_host_is_asked_when_one_fails() {
-        let mut store = Store::new(10_000);
+        let mut store = Store::new(10_000, false);
         for host in 1..=4 {
             offer(&mut store, host, "aa");
         }
@@ -439,7 +477,7 @@ mod tests {
     /// The least recently used goes, and can be asked for again as long as somebody offers it.
     #[test]
     fn the_least_recently_used_makes_room() {
-        let mut store = Store::new(2 * (100 + ENTRY_BYTES));
+        let mut store = Store::new(2 * (100 + ENTRY_BYTES), false);
         for module in ["aa", "bb"] {
             offer(&mut store, 1, module);
             upload(&mut store, 1, module, 100, true);
@@ -452,10 +490,27 @@ mod tests {
         assert_eq!(store.handle(NOW, Input::Missed { id: id("bb") }), [want(1, "bb")]);
     }
 
+    /// What the directory had counts against its bound, what makes room leaves it, and what is not there any more is
+    /// asked for again.
+    #[test]
+    fn the_directory_is_bounded() {
+        let mut store = Store::new(2 * (100 + ENTRY_BYTES), true);
+        let kept = |module| Input::Kept { id: id(module), bytes: 100, size: 1000 };
+        assert_eq!(store.handle(NOW, kept("aa")), []);
+        assert_eq!(store.handle(NOW, kept("bb")), []);
+        assert_eq!(store.get(&id("aa")), Some((Found::Kept, 1000)));
+        offer(&mut store, 1, "cc");
+        let effects = upload(&mut store, 1, "cc", 100, true);
+        assert_eq!(effects, [Effect::Forget(id("bb")), Effect::Stored, have(1, "cc")]);
+        assert_eq!(store.handle(NOW, Input::Lost { id: id("cc") }), []);
+        assert_eq!(store.handle(NOW, Input::Missed { id: id("cc") }), [want(1, "cc")]);
+        assert_eq!((store.len(), store.bytes), (1, 100 + ENTRY_BYTES));
+    }
+
     /// A host with thousands of modules fills neither the queue of uploads nor memory.
     #[test]
     fn offers_and_uploads_are_bounded() {
-        let mut store = Store::new(10_000);
+        let mut store = Store::new(10_000, false);
         let wants = |effects: Vec<Effect>| {
             effects.iter().filter(|e| matches!(e, Effect::Send(_, Message::Want(_)))).count()
         };

@@ -21,12 +21,12 @@ const MAX_DEPTH: usize = 1024;
 
 table! {
     /// A row is a stack's weight over the time of a profile, which starts at `time`. `module` is the id of the
-    /// innermost guest frame's module, `offset` that frame's place in it.
+    /// innermost guest frame's module, `module_offset` that frame's place in it.
     Samples {
         r#type: Names,
         unit: Names,
         module: Names,
-        offset: Counts,
+        module_offset: Counts,
         stack_id: Names,
         value: Ints,
         trace_id: Texts,
@@ -100,7 +100,7 @@ impl Rows {
         row.r#type.push(tables.text(kind.type_strindex));
         row.unit.push(tables.text(kind.unit_strindex));
         row.module.push(&stack.module);
-        row.offset.push(stack.offset);
+        row.module_offset.push(stack.offset);
         row.stack_id.push(&stack.id);
         row.value.push(value);
         let link = at(&tables.0.link_table, sample.link_index);

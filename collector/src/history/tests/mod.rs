@@ -3,6 +3,7 @@
 mod crashes;
 mod queries;
 mod tables;
+mod versions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +41,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::over(tempfile::tempdir().unwrap())
+    }
+
+    /// With what a directory has.
+    fn over(directory: TempDir) -> Self {
         Self {
             log: Arc::new(SegmentLog::in_memory(Settings::default()).unwrap()),
             store: Store::open(&Place::Directory(directory.path().to_owned())).unwrap(),

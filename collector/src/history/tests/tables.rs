@@ -6,6 +6,9 @@ use sandscope_model::profile::Weight;
 use sandscope_model::{AtomicHistogram, Frame, ModuleId, Profile, SampleKind, WorkloadId};
 use sandscope_proto::metric::{Metric, attribute};
 use sandscope_proto::otel::collector::logs::v1::ExportLogsServiceRequest;
+use sandscope_proto::otel::collector::metrics::v1::ExportMetricsServiceRequest;
+use sandscope_proto::otel::collector::profiles::v1development::ExportProfilesServiceRequest;
+use sandscope_proto::otel::collector::trace::v1::ExportTraceServiceRequest;
 use sandscope_proto::otel::common::v1::any_value::Value;
 use sandscope_proto::otel::common::v1::{AnyValue, ArrayValue, KeyValue};
 use sandscope_proto::otel::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
@@ -25,10 +28,8 @@ fn attribute(key: &str, of: Value) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(value(of)), ..KeyValue::default() }
 }
 
-/// A call that trapped is a span with all that was said of it, and a moment at its end.
-#[tokio::test]
-async fn spans_and_traps() {
-    let mut bench = Bench::new();
+/// A call that trapped.
+pub(super) fn trapped() -> ExportTraceServiceRequest {
     let mut call = span(7, TEN);
     call.parent_id = 3;
     call.status = SpanStatus::Error("boom".into());
@@ -36,8 +37,14 @@ async fn spans_and_traps() {
         (Cow::Borrowed(attribute::TRAP_CODE), Scalar::Text("unreachable".into())),
         (Cow::Borrowed("depth"), Scalar::Int(4)),
     ];
-    let batch = SpanBatch { resource: resource("eu-1"), spans: vec![call] };
-    bench.append(Kind::Traces, TEN + SECOND, &batch.to_otlp()).await;
+    SpanBatch { resource: resource("eu-1"), spans: vec![call] }.to_otlp()
+}
+
+/// A call that trapped is a span with all that was said of it, and a moment at its end.
+#[tokio::test]
+async fn spans_and_traps() {
+    let mut bench = Bench::new();
+    bench.append(Kind::Traces, TEN + SECOND, &trapped()).await;
     let mut consumer = bench.start().await;
     bench.catch_up(&mut consumer).await;
 
@@ -62,10 +69,8 @@ async fn spans_and_traps() {
     );
 }
 
-/// Lines of guests, and records of others with values of every kind; a record with a name is an event too.
-#[tokio::test]
-async fn logs_and_events() {
-    let mut bench = Bench::new();
+/// A line of a guest.
+pub(super) fn written() -> ExportLogsServiceRequest {
     let line = Line {
         workload: Some(WorkloadId::new("session", "1.2.0")),
         stream: "stderr".into(),
@@ -74,8 +79,14 @@ async fn logs_and_events() {
         span_id: 6,
         text: "out of cheese".into(),
     };
-    let lines = LineBatch { resource: resource("eu-1"), lines: vec![line] };
-    bench.append(Kind::Logs, TEN, &lines.to_otlp()).await;
+    LineBatch { resource: resource("eu-1"), lines: vec![line] }.to_otlp()
+}
+
+/// Lines of guests, and records of others with values of every kind; a record with a name is an event too.
+#[tokio::test]
+async fn logs_and_events() {
+    let mut bench = Bench::new();
+    bench.append(Kind::Logs, TEN, &written()).await;
     let list = ArrayValue { values: vec![value(Value::IntValue(1)), value(Value::BoolValue(true))] };
     let record = LogRecord {
         observed_time_unix_nano: TEN + SECOND,
@@ -115,10 +126,8 @@ async fn logs_and_events() {
     );
 }
 
-/// Counters, levels and histograms, with nothing unknown taken for zero.
-#[tokio::test]
-async fn metrics_of_all_kinds() {
-    let mut bench = Bench::new();
+/// A counter, a level and a histogram.
+pub(super) fn measured() -> ExportMetricsServiceRequest {
     let workload = WorkloadId::new("session", "1.2.0");
     let calls = AtomicHistogram::default();
     for _ in 0..3 {
@@ -133,8 +142,14 @@ async fn metrics_of_all_kinds() {
     for point in &mut points {
         (point.start_unix_nano, point.time_unix_nano) = (TEN - SECOND, TEN);
     }
-    let batch = MetricBatch { resource: resource("eu-1"), points };
-    bench.append(Kind::Metrics, TEN, &batch.to_otlp()).await;
+    MetricBatch { resource: resource("eu-1"), points }.to_otlp()
+}
+
+/// Counters, levels and histograms, with nothing unknown taken for zero.
+#[tokio::test]
+async fn metrics_of_all_kinds() {
+    let mut bench = Bench::new();
+    bench.append(Kind::Metrics, TEN, &measured()).await;
     let mut consumer = bench.start().await;
     bench.catch_up(&mut consumer).await;
     let columns = "name, kind, unit, temporality, value, count, CAST(sum * 1000 AS BIGINT), attributes['wasm.trap.code']";
@@ -162,10 +177,8 @@ impl ModuleNames for Named {
     }
 }
 
-/// Samples name their stack, and a stack is found once, however many hours and hosts have it.
-#[tokio::test]
-async fn samples_and_stacks() {
-    let mut bench = Bench::new();
+/// A stack that was sampled three times.
+pub(super) fn sampled() -> ExportProfilesServiceRequest {
     let mut profile = Profile::new();
     let module = profile.module(&ModuleId::parse("sha256:00ff").unwrap());
     let frames =
@@ -181,7 +194,14 @@ async fn samples_and_stacks() {
         profile,
         links: vec![Link { stack: 0, trace_id: 5, span_id: 6, value: 10 }],
     };
-    let request = profiles::to_otlp(&batch.resource, std::slice::from_ref(&batch), &Named);
+    profiles::to_otlp(&batch.resource, std::slice::from_ref(&batch), &Named)
+}
+
+/// Samples name their stack, and a stack is found once, however many hours and hosts have it.
+#[tokio::test]
+async fn samples_and_stacks() {
+    let mut bench = Bench::new();
+    let request = sampled();
     let mut consumer = bench.start().await;
     for hour in 0..3 {
         for _ in 0..2 {
@@ -191,9 +211,9 @@ async fn samples_and_stacks() {
     }
     assert_eq!(
         bench
-            .ask("SELECT type, unit, module, value, span_id FROM samples ORDER BY value, received LIMIT 1")
+            .ask("SELECT type, unit, module, module_offset, value, span_id FROM samples ORDER BY value, received LIMIT 1")
             .await,
-        ["cpu|ns|sha256:00ff|10|0000000000000006"]
+        ["cpu|ns|sha256:00ff|120|10|0000000000000006"]
     );
     assert_eq!(
         bench.ask("SELECT frames, sum(value), count(*) FROM samples JOIN stacks USING (stack_id) GROUP BY frames").await,
