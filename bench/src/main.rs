@@ -4,6 +4,7 @@
 mod accuracy;
 mod clock;
 mod collector;
+mod history;
 mod layout;
 mod overhead;
 mod stats;
@@ -20,7 +21,8 @@ usage: cargo xtask bench overhead [--quick] [--only WORKLOAD]
        cargo xtask bench accuracy [--quick]
        cargo xtask bench storm [--quick]
        cargo xtask bench symbols [--quick]
-       cargo xtask bench collector [--quick]";
+       cargo xtask bench collector [--quick]
+       cargo xtask bench history [--quick]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         ["symbols", "--quick"] => symbols::run(true),
         ["collector"] => collector::run(false),
         ["collector", "--quick"] => collector::run(true),
+        ["history"] => history::run(false),
+        ["history", "--quick"] => history::run(true),
         ["collector-side"] => collector::side::run(None),
         ["collector-side", data] => collector::side::run(Some(data)),
         ["symbols-side", side, module, addresses] => symbols::side::run(side, module, addresses),

@@ -22,6 +22,7 @@ cargo xtask bench accuracy   what samples say of guests whose CPU time is known 
 cargo xtask bench storm      a guest that traps all the time beside one that behaves [--quick]
 cargo xtask bench symbols    names and lines of offsets, beside addr2line and llvm-symbolizer [--quick]
 cargo xtask bench collector  items for each second of CPU time, beside the agent rotel [--quick]
+cargo xtask bench history    SQL over 100 million stored points, beside DuckDB on the same files [--quick]
 cargo xtask compare-symbols [MODULE] [--count N] [--seed N]
                              frames beside llvm-symbolizer's, at random instructions; of all guests without a MODULE
 cargo xtask fuzz [SECONDS]   libFuzzer on what reads files of others, 60 s for each target
@@ -135,6 +136,7 @@ fn nightly() -> Result<()> {
         "recordings",
         "symbols",
         "collector",
+        "history",
         "storm",
         "accuracy",
         "overhead",

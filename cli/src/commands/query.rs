@@ -20,7 +20,7 @@ use crate::rows::{Screen, Writer};
 const TABLES: &str = "SELECT table_name AS \"table\", column_name AS \"column\", data_type AS type \
                       FROM information_schema.columns WHERE table_schema = 'history'";
 /// Exit code after Ctrl-C, as shells have it.
-const INTERRUPTED: u8 = 130;
+const INTERRUPTED: i32 = 130;
 /// Who waits longer is told that something goes on.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -40,16 +40,17 @@ pub fn query(args: &QueryArgs) -> Result<ExitCode, Problem> {
     let sql = args.sql.as_deref().unwrap_or(TABLES);
     let credentials = args.reach.credentials()?;
     let answered = crate::runtime()?.block_on(async {
-        tokio::select! {
-            answered = answer(args, &credentials, sql) => Some(answered),
-            // Dropping the answer ends the query in the collector.
-            () = interrupted() => None,
-        }
+        // On a thread of its own: who waits to write has no time for signals. The connection ends with the process, and
+        // with it the query in the collector.
+        tokio::spawn(async {
+            interrupted().await;
+            std::process::exit(INTERRUPTED);
+        });
+        answer(args, &credentials, sql).await
     });
     match answered {
-        None => Ok(ExitCode::from(INTERRUPTED)),
-        Some(Ok(())) => Ok(ExitCode::SUCCESS),
-        Some(Err(error)) => failed(&error),
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => failed(&error),
     }
 }
 
