@@ -28,7 +28,8 @@ cargo xtask compare-symbols [MODULE] [--count N] [--seed N]
 cargo xtask fuzz [SECONDS]   libFuzzer on what reads files of others, 60 s for each target
 cargo xtask stress           everything that could break a sampler, at once; 2 minutes [--for 30m]
 cargo xtask recordings       500 hosts killed at any moment, and what their recordings hold; their size; comparisons
-cargo xtask log              10,000 lives of the collector's log on a disk that fails, 300 collectors killed under load
+cargo xtask log              10,000 lives of the collector's log on a disk that fails, 300 collectors killed under load,
+                             one away for 10 minutes
 cargo xtask nightly          the long ones: test, log, arm, stress for 30 minutes, recordings, fuzzing for 10 minutes each,
                              comparison of symbols, benchmarks
 ";
@@ -173,10 +174,12 @@ fn recordings() -> Result<()> {
     run(&mut cargo(&long))
 }
 
-/// What `cargo test` does 50 and 20 times. A life that fails is lived again with `SANDSCOPE_SEED`.
+/// What `cargo test` does 50 and 20 times, and for 400 ms. A life that fails is lived again with `SANDSCOPE_SEED`.
 fn log() -> Result<()> {
     let lives = ["test", "--workspace", "--lib", "log::", "--", "--nocapture"];
     run(cargo(&lives).env("SANDSCOPE_SEEDS", "10000"))?;
     let killed = ["test", "--workspace", "--test", "kill_collector", "--", "--nocapture"];
-    run(cargo(&killed).env("SANDSCOPE_KILLS", "300"))
+    run(cargo(&killed).env("SANDSCOPE_KILLS", "300"))?;
+    let away = ["test", "--workspace", "--test", "away", "spans_wait", "--", "--nocapture"];
+    run(cargo(&away).env("SANDSCOPE_AWAY", "600"))
 }
