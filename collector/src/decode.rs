@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use prost::Message as _;
 use sandscope_proto::metric::attribute;
 use sandscope_proto::otel::collector::logs::v1::ExportLogsServiceRequest;
 use sandscope_proto::otel::collector::metrics::v1::ExportMetricsServiceRequest;
 use sandscope_proto::otel::collector::profiles::v1development::ExportProfilesServiceRequest;
-use sandscope_proto::otel::collector::trace::v1::ExportTraceServiceRequest;
 use sandscope_proto::otel::common::v1::any_value::Value;
 use sandscope_proto::otel::resource::v1::Resource;
-use sandscope_proto::otlp::{EventBatch, LineBatch, MetricBatch, SpanBatch, profiles};
+use sandscope_proto::otlp::{EventBatch, LineBatch, MetricBatch, profiles};
+use sandscope_proto::scan;
 
 use crate::live::Batch;
 use crate::log::Kind;
@@ -38,7 +39,6 @@ impl Decoded {
                 region.clone_into(named);
             }
         };
-        let event = |batch: &mut EventBatch| name(&mut batch.resource.region);
         match &mut self.batch {
             Some(Batch::Metrics(batches)) => {
                 batches.iter_mut().for_each(|batch| name(&mut batch.resource.region));
@@ -46,13 +46,12 @@ impl Decoded {
             Some(Batch::Profiles(batches)) => {
                 batches.iter_mut().for_each(|batch| name(&mut batch.resource.region));
             }
-            Some(Batch::Traces { spans, events, .. }) => {
+            Some(Batch::Traces { spans, .. }) => {
                 spans.iter_mut().for_each(|batch| name(&mut batch.resource.region));
-                events.iter_mut().for_each(event);
             }
             Some(Batch::Logs { lines, events }) => {
                 lines.iter_mut().for_each(|batch| name(&mut batch.resource.region));
-                events.iter_mut().for_each(event);
+                events.iter_mut().for_each(|batch| name(&mut batch.resource.region));
             }
             None => {}
         }
@@ -84,16 +83,16 @@ fn regions<'a>(resources: impl Iterator<Item = &'a Option<Resource>>) -> BTreeSe
 ///
 /// # Errors
 /// Bytes that are no such request.
-pub(crate) fn decode(kind: Kind, payload: &[u8]) -> Result<Decoded, prost::DecodeError> {
+pub(crate) fn decode(kind: Kind, payload: &Bytes) -> Result<Decoded, prost::DecodeError> {
     Ok(match kind {
         Kind::Metrics => {
-            let request = ExportMetricsServiceRequest::decode(payload)?;
+            let request = ExportMetricsServiceRequest::decode(&**payload)?;
             let regions = regions(request.resource_metrics.iter().map(|of| &of.resource));
             let (batches, unreadable) = MetricBatch::from_otlp(&request);
             Decoded { batch: Some(Batch::Metrics(batches)), unreadable, regions, ..Decoded::default() }
         }
         Kind::Profiles => {
-            let request = ExportProfilesServiceRequest::decode(payload)?;
+            let request = ExportProfilesServiceRequest::decode(&**payload)?;
             let scopes = request.resource_profiles.iter().flat_map(|resource| &resource.scope_profiles);
             let sent: usize = scopes.map(|scope| scope.profiles.len()).sum();
             let (batches, unreadable) = profiles::from_otlp(&request);
@@ -103,17 +102,13 @@ pub(crate) fn decode(kind: Kind, payload: &[u8]) -> Result<Decoded, prost::Decod
             Decoded { batch, unreadable, left_out, regions, ..Decoded::default() }
         }
         Kind::Traces => {
-            let request = ExportTraceServiceRequest::decode(payload)?;
-            let scopes = request.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
-            let sent = scopes.map(|scope| scope.spans.len() as u64).sum();
-            let regions = regions(request.resource_spans.iter().map(|of| &of.resource));
-            let (spans, unreadable) = SpanBatch::from_otlp(&request);
-            let (events, skipped) = EventBatch::of_spans(&request);
-            let batch = Some(Batch::Traces { spans, events, skipped });
-            Decoded { batch, unreadable, spans: sent, regions, ..Decoded::default() }
+            let scan::Spans { batches, sent, skipped, skipped_events } = scan::spans(payload)?;
+            let regions = regions(batches.iter().map(|of| &of.said));
+            let batch = Some(Batch::Traces { spans: batches, skipped_events });
+            Decoded { batch, unreadable: skipped, spans: sent, regions, ..Decoded::default() }
         }
         Kind::Logs => {
-            let request = ExportLogsServiceRequest::decode(payload)?;
+            let request = ExportLogsServiceRequest::decode(&**payload)?;
             let scopes = request.resource_logs.iter().flat_map(|resource| &resource.scope_logs);
             let log_records = scopes.map(|scope| scope.log_records.len() as u64).sum();
             let regions = regions(request.resource_logs.iter().map(|of| &of.resource));

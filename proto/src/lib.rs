@@ -6,6 +6,7 @@
 pub mod connect;
 pub mod metric;
 pub mod otlp;
+pub mod scan;
 pub mod stacks;
 pub mod start;
 

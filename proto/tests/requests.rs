@@ -67,6 +67,13 @@ fn valid() -> [Vec<u8>; 4] {
         workload: Some(workload.clone()),
         attributes: vec![("http.route".into(), Scalar::Text("/".to_owned()))],
     };
+    let trap = vec![("wasm.trap.code".into(), Scalar::Text("unreachable".to_owned()))];
+    let spans = vec![
+        Span { workload: Some(WorkloadId::new("session", "2")), ..span.clone() },
+        Span { workload: None, status: SpanStatus::Ok, parent_id: 0, ..span.clone() },
+        Span { attributes: trap, ..span.clone() },
+        span,
+    ];
     let line = Line {
         workload: Some(workload.clone()),
         stream: "stdout".to_owned(),
@@ -94,7 +101,7 @@ fn valid() -> [Vec<u8>; 4] {
     };
     let requests = [
         MetricBatch { resource: resource(), points }.to_otlp().encode_to_vec(),
-        SpanBatch { resource: resource(), spans: vec![span] }.to_otlp().encode_to_vec(),
+        SpanBatch { resource: resource(), spans }.to_otlp().encode_to_vec(),
         LineBatch { resource: resource(), lines: vec![line] }.to_otlp().encode_to_vec(),
         profiles::to_otlp(&resource(), &[batch], &Unnamed).encode_to_vec(),
     ];

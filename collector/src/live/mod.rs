@@ -24,11 +24,12 @@ use std::time::Duration;
 
 use sandscope_model::{SampleKind, WorkloadId};
 use sandscope_proto::metric::Metric;
-use sandscope_proto::otlp::{EventBatch, LineBatch, MetricBatch, ProfileBatch, Resource, SpanBatch};
+use sandscope_proto::otlp::{Event, EventBatch, LineBatch, MetricBatch, ProfileBatch, Resource};
 use sandscope_proto::query::{
     self as wire, EventsRequest, EventsResponse, HostRow, LinesRequest, LinesResponse, RowKey, SeriesPoint,
     TracesRequest, TracesResponse, WorkloadRow,
 };
+use sandscope_proto::scan::{SpanRow, SpanRows};
 
 use crate::account::{Dropped, Outcome};
 use crate::config::Limits;
@@ -90,10 +91,9 @@ pub(crate) enum Batch {
     Metrics(Vec<MetricBatch>),
     Profiles(Vec<ProfileBatch>),
     Traces {
-        spans: Vec<SpanBatch>,
-        events: Vec<EventBatch>,
+        spans: Vec<SpanRows>,
         /// Events that were too many for one span.
-        skipped: u64,
+        skipped_events: u64,
     },
     Logs {
         lines: Vec<LineBatch>,
@@ -190,14 +190,15 @@ impl Live {
                     self.profile(now, batch, &mut outcome);
                 }
             }
-            Batch::Traces { spans, events, skipped } => {
+            Batch::Traces { spans, skipped_events } => {
                 spans.iter().for_each(|batch| self.spans(now, batch, &mut outcome));
-                events.iter().for_each(|batch| self.events(now, batch, &mut outcome));
-                self.events.skip(*skipped);
+                self.events.skip(*skipped_events);
             }
             Batch::Logs { lines, events } => {
                 lines.iter().for_each(|batch| self.lines(now, batch, &mut outcome));
-                events.iter().for_each(|batch| self.events(now, batch, &mut outcome));
+                for EventBatch { resource, events } in events {
+                    self.events(now, resource, events, &mut outcome);
+                }
             }
         }
         outcome
@@ -230,26 +231,40 @@ impl Live {
         (source, bytes)
     }
 
-    fn spans(&mut self, now: Duration, batch: &SpanBatch, outcome: &mut Outcome) {
+    fn spans(&mut self, now: Duration, batch: &SpanRows, outcome: &mut Outcome) {
         let sender = Sender::of(&batch.resource);
-        let sent = batch.spans.iter().map(|span| span.end_unix_nano).max().unwrap_or(0);
+        let sent = batch.rows.iter().map(|row| row.end_unix_nano).max().unwrap_or(0);
         let (source, extra) = self.heard(now, &sender, &batch.resource, sent);
-        for span in &batch.spans {
-            let key = sender.key(span.workload.as_ref());
-            self.events.trap(now, &key, &source, extra, span);
-            self.spans.add(now, &key, &source, extra, span);
+        // Of each workload at a time: who has how much is booked once.
+        let mut of_workloads: Vec<Vec<&SpanRow>> = vec![Vec::new(); batch.workloads.len() + 1];
+        for row in &batch.rows {
+            let at = row.workload.map_or(batch.workloads.len(), |at| at as usize);
+            if let Some(rows) = of_workloads.get_mut(at) {
+                rows.push(row);
+            }
         }
-        outcome.delivered += batch.spans.len() as u64;
+        let workloads = batch.workloads.iter().map(Some).chain([None]);
+        for (workload, rows) in workloads.zip(of_workloads).filter(|(_, rows)| !rows.is_empty()) {
+            let key = sender.key(workload);
+            for span in rows.iter().filter_map(|row| row.trapped.as_ref()) {
+                self.events.trap(now, &key, &source, extra, span);
+            }
+            self.spans.add(now, &key, &source, extra, rows.into_iter().map(|row| (row, batch.bytes(row))));
+        }
+        outcome.delivered += batch.rows.len() as u64;
+        if !batch.events.is_empty() {
+            self.events(now, &batch.resource, &batch.events, outcome);
+        }
     }
 
-    fn events(&mut self, now: Duration, batch: &EventBatch, outcome: &mut Outcome) {
-        let sender = Sender::of(&batch.resource);
-        let sent = batch.events.iter().map(|event| event.time_unix_nano).max().unwrap_or(0);
-        let (source, extra) = self.heard(now, &sender, &batch.resource, sent);
-        for event in &batch.events {
+    fn events(&mut self, now: Duration, resource: &Resource, events: &[Event], outcome: &mut Outcome) {
+        let sender = Sender::of(resource);
+        let sent = events.iter().map(|event| event.time_unix_nano).max().unwrap_or(0);
+        let (source, extra) = self.heard(now, &sender, resource, sent);
+        for event in events {
             self.events.add(now, &sender.key(event.workload.as_ref()), &source, extra, event);
         }
-        outcome.delivered += batch.events.len() as u64;
+        outcome.delivered += events.len() as u64;
     }
 
     fn lines(&mut self, now: Duration, batch: &LineBatch, outcome: &mut Outcome) {

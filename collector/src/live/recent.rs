@@ -112,27 +112,44 @@ impl<T> Recent<T> {
 
     /// Adds an item that has so many bytes on the heap. Beyond the bound of keys it goes to the row of overflow.
     pub(super) fn push(&mut self, now: Duration, key: &Key, notable: bool, heap: usize, item: T) {
+        self.extend(now, key, std::iter::once((notable, heap, item)));
+    }
+
+    /// Adds items, each with whether it is notable and its bytes on the heap.
+    pub(super) fn extend(
+        &mut self,
+        now: Duration,
+        key: &Key,
+        items: impl IntoIterator<Item = (bool, usize, T)>,
+    ) {
         let key = if self.admits(key) { key.clone() } else { overflow() };
-        // A queue has room for up to twice its entries.
-        let bytes = 2 * size_of::<Entry<T>>() + heap;
-        let queue = self.queues.entry(key.clone()).or_insert_with(|| {
-            self.used += key_bytes(&key);
-            *self.services.entry(service_of(&key)).or_default() += 1;
-            Queue::new()
-        });
-        let before = queue.bytes;
-        queue.bytes += bytes;
-        if notable {
-            queue.notable_bytes += bytes;
-            queue.notable.push_back(Entry { received: now, bytes, item });
-        } else {
-            queue.usual.push_back(Entry { received: now, bytes, item });
+        let mut items = items.into_iter().peekable();
+        while items.peek().is_some() {
+            let queue = self.queues.entry(key.clone()).or_insert_with(|| {
+                self.used += key_bytes(&key);
+                *self.services.entry(service_of(&key)).or_default() += 1;
+                Queue::new()
+            });
+            let before = queue.bytes;
+            for (notable, heap, item) in items.by_ref() {
+                // A queue has room for up to twice its entries.
+                let bytes = 2 * size_of::<Entry<T>>() + heap;
+                queue.bytes += bytes;
+                queue.notable_bytes += if notable { bytes } else { 0 };
+                let queue = if notable { &mut queue.notable } else { &mut queue.usual };
+                queue.push_back(Entry { received: now, bytes, item });
+                self.used += bytes;
+                if self.used > self.max_bytes {
+                    break;
+                }
+            }
+            let after = queue.bytes;
+            let mut booked = (before, key.clone());
+            self.sizes.remove(&booked);
+            booked.0 = after;
+            self.sizes.insert(booked);
+            while self.used > self.max_bytes && self.evict() {}
         }
-        self.used += bytes;
-        let old = (before, key);
-        self.sizes.remove(&old);
-        self.sizes.insert((before + bytes, old.1));
-        while self.used > self.max_bytes && self.evict() {}
     }
 
     /// Whether a key is known, or there is room for it.

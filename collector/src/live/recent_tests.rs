@@ -1,8 +1,10 @@
 //! What is said of traces, events, lines and hosts after what senders sent.
 
+use prost::Message as _;
 use sandscope_proto::metric::attribute;
-use sandscope_proto::otlp::{Event, Line, Scalar, Span, SpanStatus};
+use sandscope_proto::otlp::{Event, Line, Scalar, Span, SpanBatch, SpanStatus};
 use sandscope_proto::query::Selection;
+use sandscope_proto::scan;
 
 use super::*;
 
@@ -40,8 +42,8 @@ fn failed(span: Span, trap: &str) -> Span {
 
 fn send(live: &mut Live, seconds: u64, region: &str, spans: Vec<Span>) {
     let sent = spans.len() as u64;
-    let spans = vec![SpanBatch { resource: resource(region, "a"), spans }];
-    let batch = Batch::Traces { spans, events: Vec::new(), skipped: 0 };
+    let request = SpanBatch { resource: resource(region, "a"), spans }.to_otlp().encode_to_vec();
+    let batch = Batch::Traces { spans: scan::spans(&request.into()).unwrap().batches, skipped_events: 0 };
     let outcome = live.apply(Duration::from_secs(seconds), &batch);
     assert_eq!((outcome.delivered, outcome.refused()), (sent, None));
 }

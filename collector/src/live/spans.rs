@@ -5,21 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
+use sandscope_proto::otel::trace::v1::Span as OtlpSpan;
 use sandscope_proto::otlp::{Scalar, Span, SpanKind, SpanStatus};
 use sandscope_proto::query::{self as wire, Attribute, TraceSummary, TracesRequest, TracesResponse};
+use sandscope_proto::scan::SpanRow;
 
 use super::hosts::Source;
 use super::recent::Recent;
 use super::{Key, MAX_ANSWER, Selected, limit};
 
-/// Text of attributes that is kept of one span, in bytes.
+/// Bytes of attributes that are kept of one span, encoded, and of each of its texts.
 const MAX_ATTRIBUTES: usize = 8 << 10;
+const MAX_TEXT: usize = 1024;
 /// Spans after which it is known what is usual for a workload.
 const LEARNT: u32 = 16;
 /// Bytes of what is known of a workload's spans.
 const TYPICAL_BYTES: usize = 256;
 
-/// A span; `data` is its message without ids, times, key and source.
+/// A span; `data` is OTLP's message.
 struct Item {
     trace_id: u128,
     span_id: u64,
@@ -38,8 +41,8 @@ impl Item {
     }
 
     fn to_wire(&self, key: &Key) -> wire::Span {
-        // Encoded by this process.
-        let span = wire::Span::decode(&*self.data).unwrap_or_default();
+        // It was decoded before.
+        let span = OtlpSpan::decode(&*self.data).ok().and_then(|span| told(&span)).unwrap_or_default();
         wire::Span {
             trace_id: format!("{:032x}", self.trace_id),
             span_id: format!("{:016x}", self.span_id),
@@ -90,27 +93,33 @@ impl Spans {
         self.recent.bytes() + self.typical.len() * TYPICAL_BYTES
     }
 
-    /// Adds a span; `extra` bytes belong to it beside its own.
-    pub(super) fn add(&mut self, now: Duration, key: &Key, source: &Arc<Source>, extra: usize, span: &Span) {
-        let failed = matches!(span.status, SpanStatus::Error(_));
-        let data = encode(span).encode_to_vec().into_boxed_slice();
-        let item = Item {
-            trace_id: span.trace_id,
-            span_id: span.span_id,
-            parent_id: span.parent_id,
-            is_root: span.parent_id == 0 || span.remote_parent,
-            failed,
-            start: span.start_unix_nano,
-            end: span.end_unix_nano,
-            source: source.clone(),
-            data,
-        };
-        let slow = if self.typical.len() < self.max_keys || self.typical.contains_key(key) {
-            self.typical.entry(key.clone()).or_default().is_slow(item.seconds())
-        } else {
-            false
-        };
-        self.recent.push(now, key, failed || slow, item.data.len() + extra, item);
+    /// Adds spans of a workload, each with OTLP's message; `extra` bytes belong to each beside its own.
+    pub(super) fn add<'a>(
+        &mut self,
+        now: Duration,
+        key: &Key,
+        source: &Arc<Source>,
+        extra: usize,
+        spans: impl Iterator<Item = (&'a SpanRow, &'a [u8])>,
+    ) {
+        let has_room = self.typical.len() < self.max_keys || self.typical.contains_key(key);
+        let mut typical = has_room.then(|| self.typical.entry(key.clone()).or_default());
+        let items = spans.map(|(span, message)| {
+            let item = Item {
+                trace_id: span.trace_id,
+                span_id: span.span_id,
+                parent_id: span.parent_id,
+                is_root: span.parent_id == 0 || span.remote_parent,
+                failed: span.failed,
+                start: span.start_unix_nano,
+                end: span.end_unix_nano,
+                source: source.clone(),
+                data: bounded(message),
+            };
+            let slow = typical.as_mut().is_some_and(|typical| typical.is_slow(item.seconds()));
+            (span.failed || slow, item.data.len() + extra, item)
+        });
+        self.recent.extend(now, key, items);
     }
 
     pub(super) fn forget(&mut self, now: Duration, retention: Duration) {
@@ -209,29 +218,51 @@ impl<'a> Gathered<'a> {
     }
 }
 
-/// What an item's `data` holds, without those of its attributes that are beyond the bound.
-fn encode(span: &Span) -> wire::Span {
-    let (status, message) = match &span.status {
-        SpanStatus::Unset => ("unset", ""),
-        SpanStatus::Ok => ("ok", ""),
-        SpanStatus::Error(message) => ("error", message.as_str()),
+/// OTLP's message of a span, without those of its attributes that are beyond the bound, its events and links.
+fn bounded(message: &[u8]) -> Box<[u8]> {
+    if message.len() <= MAX_ATTRIBUTES {
+        return message.into();
+    }
+    // It was decoded before.
+    let mut span = OtlpSpan::decode(message).unwrap_or_default();
+    (span.events, span.links) = (Vec::new(), Vec::new());
+    let (sent, mut left) = (span.attributes.len(), MAX_ATTRIBUTES);
+    span.attributes.retain(|attribute| {
+        let bytes = attribute.encoded_len();
+        let fits = bytes <= left;
+        left -= if fits { bytes } else { 0 };
+        fits
+    });
+    let dropped = u32::try_from(sent - span.attributes.len()).unwrap_or(u32::MAX);
+    span.dropped_attributes_count = span.dropped_attributes_count.saturating_add(dropped);
+    for text in [&mut span.name, &mut span.trace_state] {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+    }
+    if let Some(status) = &mut span.status {
+        status.message.truncate(status.message.floor_char_boundary(MAX_TEXT));
+    }
+    span.encode_to_vec().into()
+}
+
+/// A span without ids, times, key and source.
+fn told(sent: &OtlpSpan) -> Option<wire::Span> {
+    let span = Span::from_otlp(sent)?;
+    let (status, message) = match span.status {
+        SpanStatus::Unset => ("unset", String::new()),
+        SpanStatus::Ok => ("ok", String::new()),
+        SpanStatus::Error(message) => ("error", message),
     };
-    let mut left = MAX_ATTRIBUTES;
-    let mut attributes = Vec::new();
-    for (key, value) in &span.attributes {
+    let attributes = span.attributes.into_iter().map(|(key, value)| {
         let value = match value {
-            Scalar::Text(text) => text.clone(),
+            Scalar::Text(text) => text,
             Scalar::Int(number) => number.to_string(),
             Scalar::Float(number) => number.to_string(),
         };
-        let bytes = key.len() + value.len();
-        if bytes <= left {
-            left -= bytes;
-            attributes.push(Attribute { key: key.to_string(), value });
-        }
-    }
-    wire::Span {
-        name: span.name.clone(),
+        Attribute { key: key.into_owned(), value }
+    });
+    let attributes: Vec<Attribute> = attributes.collect();
+    Some(wire::Span {
+        name: span.name,
         kind: match span.kind {
             SpanKind::Internal => "internal",
             SpanKind::Server => "server",
@@ -239,9 +270,9 @@ fn encode(span: &Span) -> wire::Span {
         }
         .to_owned(),
         status: status.to_owned(),
-        message: message.to_owned(),
-        attributes_left_out: u32::try_from(span.attributes.len() - attributes.len()).unwrap_or(u32::MAX),
+        message,
+        attributes_left_out: sent.dropped_attributes_count,
         attributes,
         ..wire::Span::default()
-    }
+    })
 }

@@ -74,6 +74,11 @@ fn workload(attributes: &[KeyValue]) -> Option<WorkloadId> {
     Some(WorkloadId::new(&name, &text(attributes, attribute::WORKLOAD_VERSION).unwrap_or_default()))
 }
 
+/// Events of a span, and how many were too many.
+pub(crate) fn events_of(span: &otlp::Span) -> (impl Iterator<Item = Event>, u64) {
+    (of_span(span), span.events.len().saturating_sub(MAX_EVENTS) as u64)
+}
+
 fn of_span(span: &otlp::Span) -> impl Iterator<Item = Event> {
     let (trace_id, span_id) = ids(&span.trace_id, &span.span_id).unwrap_or_default();
     span.events.iter().take(MAX_EVENTS).map(move |event| {

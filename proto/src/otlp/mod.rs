@@ -39,6 +39,6 @@ fn text_of(value: Option<&AnyValue>) -> Option<String> {
     }
 }
 
-fn cut(text: &str) -> &str {
+pub(crate) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
 }

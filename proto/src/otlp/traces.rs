@@ -13,14 +13,14 @@ use super::{Resource, cut, string, text_of};
 use crate::metric::attribute;
 
 /// Attributes that are taken of one span.
-const MAX_ATTRIBUTES: usize = 128;
+pub(crate) const MAX_ATTRIBUTES: usize = 128;
 
 /// Longest `tracestate` that is kept, in bytes: what W3C Trace Context (3.3.1.5) asks everybody to carry.
 pub const MAX_TRACE_STATE: usize = 512;
 
 /// Bits of OTLP's `flags` that say whether the parent is of another process (`SpanFlags`).
 const PARENT_KNOWN: u32 = 0x100;
-const PARENT_REMOTE: u32 = 0x200;
+pub(crate) const PARENT_REMOTE: u32 = 0x200;
 
 /// Spans of one resource.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -145,8 +145,8 @@ impl Span {
         }
     }
 
-    /// `None` for ids that are missing, zero or of another length.
-    fn from_otlp(span: &otlp::Span) -> Option<Self> {
+    /// What was sent; `None` for ids that are missing, zero or of another length.
+    pub fn from_otlp(span: &otlp::Span) -> Option<Self> {
         let (trace_id, span_id) = ids(&span.trace_id, &span.span_id)?;
         let parent_id = if span.parent_span_id.is_empty() { 0 } else { id(&span.parent_span_id)? };
         let (mut name, mut version) = (None, None);
@@ -198,13 +198,13 @@ impl Span {
 }
 
 /// The ids of a span; `None` if one is missing, zero or of another length.
-pub(super) fn ids(trace: &[u8], span: &[u8]) -> Option<(u128, u64)> {
+pub(crate) fn ids(trace: &[u8], span: &[u8]) -> Option<(u128, u64)> {
     let trace = u128::from_be_bytes(trace.try_into().ok()?);
     let span = id(span)?;
     (trace != 0 && span != 0).then_some((trace, span))
 }
 
-fn id(bytes: &[u8]) -> Option<u64> {
+pub(crate) fn id(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_be_bytes)
 }
 
