@@ -251,7 +251,8 @@ impl<D: Disk> Store<D> {
         // Also after a failure: a number is never used twice.
         self.next_number = number.checked_add(1).ok_or(io::ErrorKind::StorageFull)?;
         let salt = self.salt();
-        let previous = self.index.lock().back().map(Extent::seal);
+        // One whose header cannot be read has nothing to seal, and seals nothing: the one before it still has to be.
+        let previous = self.index.lock().iter().rev().find(|extent| extent.salt.is_some()).map(Extent::seal);
         let header = SegmentHeader { number, salt, created: now, previous };
         let make = || -> io::Result<D::File> {
             let mut file = self.disk.create(&name)?;
