@@ -6,11 +6,10 @@ use bytes::Bytes;
 use prost::Message as _;
 use sandscope_proto::metric::attribute;
 use sandscope_proto::otel::collector::logs::v1::ExportLogsServiceRequest;
-use sandscope_proto::otel::collector::metrics::v1::ExportMetricsServiceRequest;
 use sandscope_proto::otel::collector::profiles::v1development::ExportProfilesServiceRequest;
 use sandscope_proto::otel::common::v1::any_value::Value;
 use sandscope_proto::otel::resource::v1::Resource;
-use sandscope_proto::otlp::{EventBatch, LineBatch, MetricBatch, profiles};
+use sandscope_proto::otlp::{EventBatch, LineBatch, profiles};
 use sandscope_proto::scan;
 
 use crate::live::Batch;
@@ -86,9 +85,9 @@ fn regions<'a>(resources: impl Iterator<Item = &'a Option<Resource>>) -> BTreeSe
 pub(crate) fn decode(kind: Kind, payload: &Bytes) -> Result<Decoded, prost::DecodeError> {
     Ok(match kind {
         Kind::Metrics => {
-            let request = ExportMetricsServiceRequest::decode(&**payload)?;
-            let regions = regions(request.resource_metrics.iter().map(|of| &of.resource));
-            let (batches, unreadable) = MetricBatch::from_otlp(&request);
+            let scan::Points { batches, skipped: unreadable } = scan::points(payload)?;
+            let regions = regions(batches.iter().map(|(said, _)| said));
+            let batches = batches.into_iter().map(|(_, batch)| batch).collect();
             Decoded { batch: Some(Batch::Metrics(batches)), unreadable, regions, ..Decoded::default() }
         }
         Kind::Profiles => {

@@ -18,8 +18,9 @@ mod stream;
 mod window;
 mod workload;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use sandscope_model::{SampleKind, WorkloadId};
@@ -45,6 +46,8 @@ use workload::{HOST_BYTES, ROW_BYTES, Workload};
 
 /// Workload of host-wide figures, and of senders that name none. Shown only if it has something to show.
 pub(crate) const NO_WORKLOAD: &str = "(none)";
+/// The same with its version.
+static NOBODY: LazyLock<(Arc<str>, Arc<str>)> = LazyLock::new(|| (NO_WORKLOAD.into(), "".into()));
 /// Workload of the row that everything beyond the bound of rows is added to.
 pub(crate) const OVERFLOW: &str = "(overflow)";
 
@@ -138,7 +141,7 @@ impl Sender {
     fn key(&self, workload: Option<&WorkloadId>) -> Key {
         let (workload, version) = match workload {
             Some(id) if !id.name.is_empty() => (shared(&id.name), shared(&id.version)),
-            _ => (NO_WORKLOAD.into(), "".into()),
+            _ => NOBODY.clone(),
         };
         Key { region: self.region.clone(), service: self.service.clone(), workload, version }
     }
@@ -328,8 +331,13 @@ impl Live {
     }
 
     /// The row of a key, and the name of the host in it.
-    fn row(&mut self, now: Duration, key: Key, boot: &str) -> Result<(&mut Workload, Box<str>), Dropped> {
-        let (key, host): (Key, Box<str>) = if self.admits(&key, boot) {
+    fn row<'a>(
+        &mut self,
+        now: Duration,
+        key: Key,
+        boot: &'a str,
+    ) -> Result<(&mut Workload, Cow<'a, str>), Dropped> {
+        let (key, host): (Key, Cow<'a, str>) = if self.admits(&key, boot) {
             (key, boot.into())
         } else {
             // Streams of different workloads must not be taken for one stream.

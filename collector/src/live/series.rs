@@ -1,6 +1,8 @@
 //! Latest values of the metrics that no row shows: what embedders record themselves, and the rest of ours.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +35,49 @@ struct Id {
     attributes: Box<str>,
 }
 
+/// Who a series is, whoever holds its texts: so that one is found without copies.
+trait Identity {
+    fn parts(&self) -> (&Key, &str, &str);
+}
+
+struct Asked<'a> {
+    key: &'a Key,
+    name: &'a str,
+    attributes: &'a str,
+}
+
+impl Identity for Asked<'_> {
+    fn parts(&self) -> (&Key, &str, &str) {
+        (self.key, self.name, self.attributes)
+    }
+}
+
+impl Identity for Id {
+    fn parts(&self) -> (&Key, &str, &str) {
+        (&self.key, &self.name, &self.attributes)
+    }
+}
+
+impl<'a> Borrow<dyn Identity + 'a> for Id {
+    fn borrow(&self) -> &(dyn Identity + 'a) {
+        self
+    }
+}
+
+impl Hash for dyn Identity + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
+impl PartialEq for dyn Identity + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for dyn Identity + '_ {}
+
 /// The last value of one host.
 enum Last {
     Counter(Option<Stream<f64>>),
@@ -61,11 +106,13 @@ pub(super) struct SeriesStore {
     series: HashMap<Id, Series>,
     hosts: usize,
     max: usize,
+    /// Of the point that was last looked for.
+    attributes: String,
 }
 
 impl SeriesStore {
     pub(super) fn new(max: usize) -> Self {
-        Self { series: HashMap::new(), hosts: 0, max }
+        Self { series: HashMap::new(), hosts: 0, max, attributes: String::new() }
     }
 
     /// Takes a point in.
@@ -77,7 +124,9 @@ impl SeriesStore {
         point: &Point,
         budget: &mut Budget,
     ) -> Result<(), Dropped> {
-        let attributes = attribute_set(point);
+        self.attributes.clear();
+        attribute_set(point, &mut self.attributes);
+        let attributes = self.attributes.as_str();
         if attributes.len() > MAX_TEXT || point.name.is_empty() {
             return Err(Dropped::Invalid);
         }
@@ -87,12 +136,14 @@ impl SeriesStore {
             PointValue::Histogram(_) => "histogram",
             _ => return Err(Dropped::Invalid),
         };
-        let id = Id { key: key.clone(), name: point.name.as_ref().into(), attributes };
+        let asked = Asked { key, name: &point.name, attributes };
         let full = self.series.len() >= self.max;
         let crowded = self.hosts >= self.max.saturating_mul(4);
-        let series = match self.series.get_mut(&id) {
+        let series = match self.series.get_mut(&asked as &dyn Identity) {
             Some(series) => series,
             None => {
+                let id =
+                    Id { key: key.clone(), name: point.name.as_ref().into(), attributes: attributes.into() };
                 // Texts of the key are shared with nobody at worst; those of attributes are here twice.
                 let Key { region, service, workload, version } = key;
                 let labels = region.len() + service.len() + workload.len() + version.len();
@@ -193,14 +244,15 @@ impl Series {
             PointValue::Histogram(value) => Some(checked(value).ok_or(Dropped::Invalid)?),
             _ => None,
         };
-        let (presence, last) = self.hosts.entry(host.into()).or_insert_with(|| {
+        if !self.hosts.contains_key(host) {
             let last = match point.value {
                 PointValue::Counter(_) => Last::Counter(None),
                 PointValue::Gauge(value) => Last::Gauge(value),
                 PointValue::Histogram(_) => Last::Histogram(None),
             };
-            (Presence::new(now), last)
-        });
+            self.hosts.insert(host.into(), (Presence::new(now), last));
+        }
+        let (presence, last) = self.hosts.get_mut(host).ok_or(Dropped::Hosts)?;
         presence.heard(now);
         self.heard = now;
         match (last, &point.value, checked) {

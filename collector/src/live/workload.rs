@@ -38,12 +38,21 @@ pub(super) fn is_shown(metric: Metric) -> bool {
     )
 }
 
-/// The attributes of a point as one text, the same in whatever order they came.
-pub(super) fn attribute_set(point: &Point) -> Box<str> {
-    let mut parts: Vec<String> =
-        point.attributes.iter().map(|(key, value)| format!("{key}\u{0}{value}\u{0}")).collect();
+/// Writes the attributes of a point as one text, the same in whatever order they came.
+pub(super) fn attribute_set(point: &Point, out: &mut String) {
+    let mut parts: Vec<(&str, &str)> = Vec::new();
+    let attributes = point.attributes.iter().map(|(key, value)| (&**key, value.as_str()));
+    let mut write = |(key, value): (&str, &str)| {
+        for text in [key, "\0", value, "\0"] {
+            out.push_str(text);
+        }
+    };
+    if point.attributes.len() < 2 {
+        return attributes.for_each(write);
+    }
+    parts.extend(attributes);
     parts.sort_unstable();
-    parts.concat().into()
+    parts.into_iter().for_each(&mut write);
 }
 
 pub(super) fn reading<T>(point: &Point, value: T) -> Reading<T> {
@@ -195,9 +204,14 @@ impl Workload {
         room: usize,
     ) -> Result<usize, Dropped> {
         self.heard = now;
-        let host = self.hosts.entry(host.into()).or_insert_with(|| Host::new(now));
+        if !self.hosts.contains_key(host) {
+            self.hosts.insert(host.into(), Host::new(now));
+        }
+        let host = self.hosts.get_mut(host).ok_or(Dropped::Hosts)?;
         host.presence.heard(now);
-        let key = (metric, attribute_set(point));
+        let mut attributes = String::new();
+        attribute_set(point, &mut attributes);
+        let key = (metric, attributes.into_boxed_str());
         let place = |host: &mut Host| host.place(&key, &point.value, room).ok_or(Dropped::Streams);
         let totals = &mut self.totals;
         if point.workload.is_some() {

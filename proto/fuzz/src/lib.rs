@@ -27,6 +27,7 @@ pub fn requests(input: &[u8]) {
     let Some((signal, bytes)) = input.split_first() else { return };
     match signal % 4 {
         0 => {
+            scanned_points(bytes);
             let Ok(request) = ExportMetricsServiceRequest::decode(bytes) else { return };
             let (batches, _) = MetricBatch::from_otlp(&request);
             for batch in batches {
@@ -57,6 +58,17 @@ pub fn requests(input: &[u8]) {
             assert!(frames.sum::<usize>() <= FRAMES_PER_BYTE * bytes.len());
         }
     }
+}
+
+/// Points are what a full decoder makes of them, and refused when it refuses.
+fn scanned_points(bytes: &[u8]) {
+    let (scanned, request) = (scan::points(bytes), ExportMetricsServiceRequest::decode(bytes));
+    assert_eq!(scanned.is_ok(), request.is_ok(), "{scanned:?} {request:?}");
+    let (Ok(scanned), Ok(request)) = (scanned, request) else { return };
+    let (batches, skipped) = MetricBatch::from_otlp(&request);
+    let (said, found): (Vec<_>, Vec<_>) = scanned.batches.into_iter().unzip();
+    assert_eq!((found, scanned.skipped), (batches, skipped));
+    assert!(said.iter().eq(request.resource_metrics.iter().map(|of| &of.resource)));
 }
 
 /// What is read of spans at first sight is what a full decoder reads, and is refused when it refuses.

@@ -240,7 +240,7 @@ fn attributes_of(point: &Point) -> Vec<KeyValue> {
 }
 
 /// Converts one metric; returns how many points it could not take.
-fn pull(metric: &otlp::Metric, out: &mut Vec<Point>) -> u64 {
+pub(crate) fn pull(metric: &otlp::Metric, out: &mut Vec<Point>) -> u64 {
     use otlp::metric::Data;
     let delta = |temporality: i32| temporality == otlp::AggregationTemporality::Delta as i32;
     match metric.data.as_ref() {
@@ -298,15 +298,12 @@ fn pull_numbers(
     skipped
 }
 
-/// `None` for what no honest sender makes: bounds that overflow, more buckets than any SDK keeps.
 fn exponential(point: &otlp::ExponentialHistogramDataPoint) -> Option<ExpHistogram> {
+    if point.negative.as_ref().is_some_and(|n| n.bucket_counts.iter().any(|&count| count != 0)) {
+        return None;
+    }
     let buckets = point.positive.clone().unwrap_or_default();
-    let sane = (-10..=20).contains(&point.scale)
-        && buckets.bucket_counts.len() <= 4096
-        && buckets.offset.checked_abs().is_some_and(|offset| offset < 1 << 30)
-        && point.sum.unwrap_or(0.0).is_finite()
-        && point.negative.as_ref().is_none_or(|n| n.bucket_counts.iter().all(|&c| c == 0));
-    let mut out = ExpHistogram {
+    sane(ExpHistogram {
         scale: point.scale,
         offset: buckets.offset,
         buckets: buckets.bucket_counts,
@@ -314,10 +311,18 @@ fn exponential(point: &otlp::ExponentialHistogramDataPoint) -> Option<ExpHistogr
         count: point.count,
         sum: point.sum.unwrap_or(0.0),
         max: point.max.filter(|max| max.is_finite()).unwrap_or(0.0),
-    };
-    sane.then(|| {
-        out.shrink();
-        out
+    })
+}
+
+/// `None` for what no honest sender makes: bounds that overflow, more buckets than any SDK keeps.
+pub(crate) fn sane(mut histogram: ExpHistogram) -> Option<ExpHistogram> {
+    let is_sane = (-10..=20).contains(&histogram.scale)
+        && histogram.buckets.len() <= 4096
+        && histogram.offset.checked_abs().is_some_and(|offset| offset < 1 << 30)
+        && histogram.sum.is_finite();
+    is_sane.then(|| {
+        histogram.shrink();
+        histogram
     })
 }
 

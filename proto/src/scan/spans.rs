@@ -10,9 +10,10 @@ use opentelemetry_proto::tonic::trace::v1 as otlp;
 use prost::{DecodeError, Message as _};
 use sandscope_model::WorkloadId;
 
-use super::inside;
-use super::wire::{Fields, Unusual, Value};
-use crate::metric::attribute;
+use super::attributes::{Plain, attribute};
+use super::wire::{Fields, Unusual};
+use super::{Stop, inside};
+use crate::metric::attribute as names;
 use crate::otlp::events::events_of;
 use crate::otlp::traces::{MAX_ATTRIBUTES, PARENT_REMOTE, id, ids};
 use crate::otlp::{Event, Resource, Span, SpanStatus, cut};
@@ -89,24 +90,6 @@ pub fn spans(request: &Bytes) -> Result<Spans, DecodeError> {
         Ok(()) => Ok(reader.out),
         Err(Stop::Malformed(error)) => Err(error),
         Err(Stop::Unusual) => decoded(request),
-    }
-}
-
-/// Why a request cannot be read on.
-enum Stop {
-    Unusual,
-    Malformed(DecodeError),
-}
-
-impl From<Unusual> for Stop {
-    fn from(_: Unusual) -> Self {
-        Self::Unusual
-    }
-}
-
-impl From<DecodeError> for Stop {
-    fn from(error: DecodeError) -> Self {
-        Self::Malformed(error)
     }
 }
 
@@ -228,7 +211,7 @@ impl Reader {
             return;
         };
         let workload = span.workload.as_ref().map(|id| self.workload(&id.name, &id.version));
-        let trapped = span.attribute(attribute::TRAP_CODE).is_some();
+        let trapped = span.attribute(names::TRAP_CODE).is_some();
         self.batch.rows.push(SpanRow {
             trace_id: span.trace_id,
             span_id: span.span_id,
@@ -321,43 +304,15 @@ fn glance(span: &[u8]) -> Result<Glance<'_>, Unusual> {
 
 impl<'a> Glance<'a> {
     fn attribute(&mut self, message: &'a [u8], counts: bool) -> Result<(), Unusual> {
-        let (mut key, mut content) = ("", None);
-        let mut fields = Fields(message);
-        while let Some((number, value)) = fields.next()? {
-            match number {
-                1 => key = value.text()?,
-                2 if content.is_none() => content = Some(scalar(value.bytes()?)?),
-                _ => return Err(Unusual),
-            }
-        }
-        let text = || match content {
-            Some(Some(Value::Bytes(bytes))) => std::str::from_utf8(bytes).map(cut).map_err(|_| Unusual),
-            _ => Err(Unusual),
-        };
-        match key {
-            attribute::TRAP_CODE => return Err(Unusual),
-            attribute::WORKLOAD_NAME if counts => self.workload = Some(text()?),
-            attribute::WORKLOAD_VERSION if counts => self.version = Some(text()?),
+        match attribute(message)? {
+            (names::TRAP_CODE, _) => return Err(Unusual),
+            (names::WORKLOAD_NAME, Some(Plain::Text(text))) if counts => self.workload = Some(cut(text)),
+            (names::WORKLOAD_VERSION, Some(Plain::Text(text))) if counts => self.version = Some(cut(text)),
+            (names::WORKLOAD_NAME | names::WORKLOAD_VERSION, Some(_)) if counts => return Err(Unusual),
             _ => {}
         }
         Ok(())
     }
-}
-
-/// The value of an `AnyValue` that is a text, a number or a truth; none of one that is empty.
-fn scalar(message: &[u8]) -> Result<Option<Value<'_>>, Unusual> {
-    let mut found = None;
-    let mut fields = Fields(message);
-    while let Some((number, value)) = fields.next()? {
-        match number {
-            1 => drop(value.text()?),
-            2 | 3 => drop(value.varint()?),
-            4 => drop(value.fixed64()?),
-            _ => return Err(Unusual),
-        }
-        found = Some(value);
-    }
-    Ok(found)
 }
 
 fn is_error(status: &[u8]) -> Result<bool, Unusual> {

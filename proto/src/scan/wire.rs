@@ -61,7 +61,7 @@ impl<'a> Fields<'a> {
         Ok(Some((number, value)))
     }
 
-    fn varint(&mut self) -> Result<u64, Unusual> {
+    pub(super) fn varint(&mut self) -> Result<u64, Unusual> {
         let mut number = 0;
         for (at, &byte) in self.0.iter().take(10).enumerate() {
             number |= u64::from(byte & 0x7f) << (7 * at);
