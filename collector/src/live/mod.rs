@@ -337,6 +337,10 @@ impl Live {
         key: Key,
         boot: &'a str,
     ) -> Result<(&mut Workload, Cow<'a, str>), Dropped> {
+        if self.workloads.get(&key).is_some_and(|row| row.knows(boot)) {
+            // What was there a line before is there.
+            return self.workloads.get_mut(&key).map(|row| (row, boot.into())).ok_or(Dropped::Hosts);
+        }
         let (key, host): (Key, Cow<'a, str>) = if self.admits(&key, boot) {
             (key, boot.into())
         } else {

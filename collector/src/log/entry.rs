@@ -1,5 +1,7 @@
 //! What is appended and read: a request as it was received, with who sent it.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 
 use super::format::Frame;
@@ -92,6 +94,16 @@ pub(super) struct Prepared {
     pub body: Vec<u8>,
 }
 
+thread_local! {
+    /// Making one for each payload took longer than compressing many of them.
+    static PACKER: RefCell<Option<zstd::bulk::Compressor<'static>>> =
+        RefCell::new(zstd::bulk::Compressor::new(1).ok());
+}
+
+fn pack(payload: &[u8]) -> Option<Vec<u8>> {
+    PACKER.with_borrow_mut(|packer| packer.as_mut()?.compress(payload).ok())
+}
+
 impl Prepared {
     /// `None` if it is too large.
     pub(super) fn new(entry: Entry) -> Option<Self> {
@@ -99,7 +111,7 @@ impl Prepared {
         if payload.len() > MAX_PAYLOAD {
             return None;
         }
-        let packed = (payload.len() >= WORTH_A_TRY).then(|| zstd::bulk::compress(payload, 1).ok()).flatten();
+        let packed = if payload.len() >= WORTH_A_TRY { pack(payload) } else { None };
         let packed = packed.filter(|packed| packed.len() < payload.len() / 8 * 7);
         let (host, boot, sequence) =
             entry.key.as_ref().map_or(("", "", 0), |key| (&*key.host, &*key.boot, key.sequence));

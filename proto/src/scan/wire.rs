@@ -14,22 +14,27 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    #[inline]
     pub(super) fn bytes(self) -> Result<&'a [u8], Unusual> {
         if let Self::Bytes(bytes) = self { Ok(bytes) } else { Err(Unusual) }
     }
 
+    #[inline]
     pub(super) fn text(self) -> Result<&'a str, Unusual> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Unusual)
     }
 
+    #[inline]
     pub(super) fn varint(self) -> Result<u64, Unusual> {
         if let Self::Varint(number) = self { Ok(number) } else { Err(Unusual) }
     }
 
+    #[inline]
     pub(super) fn fixed64(self) -> Result<u64, Unusual> {
         if let Self::Fixed64(number) = self { Ok(number) } else { Err(Unusual) }
     }
 
+    #[inline]
     pub(super) fn fixed32(self) -> Result<u32, Unusual> {
         if let Self::Fixed32(number) = self { Ok(number) } else { Err(Unusual) }
     }
@@ -40,6 +45,7 @@ pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
     /// The next field's number and value; `None` at the end.
+    #[inline]
     pub(super) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, Unusual> {
         if self.0.is_empty() {
             return Ok(None);
@@ -61,7 +67,17 @@ impl<'a> Fields<'a> {
         Ok(Some((number, value)))
     }
 
+    #[inline]
     pub(super) fn varint(&mut self) -> Result<u64, Unusual> {
+        // Nearly all are of one byte.
+        if let Some((&byte, rest)) = self.0.split_first().filter(|(byte, _)| **byte < 0x80) {
+            self.0 = rest;
+            return Ok(byte.into());
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Unusual> {
         let mut number = 0;
         for (at, &byte) in self.0.iter().take(10).enumerate() {
             number |= u64::from(byte & 0x7f) << (7 * at);
@@ -77,12 +93,14 @@ impl<'a> Fields<'a> {
         Err(Unusual)
     }
 
+    #[inline]
     fn take(&mut self, length: usize) -> Result<&'a [u8], Unusual> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(Unusual)?;
         self.0 = rest;
         Ok(taken)
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Unusual> {
         let (taken, rest) = self.0.split_first_chunk().ok_or(Unusual)?;
         self.0 = rest;
